@@ -1,0 +1,273 @@
+//! Owns the disk image that hosts are cloned from: when one is made, and from what.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::boot::{Host, Options};
+use crate::loopdev::{LoopDevice, clone_into, make_xfs};
+use crate::process::until;
+use crate::{cache, packages, recipe, reexec};
+
+/// Name of the base image on the disk: Debian's minbase, slimmed as `debian:*-slim` is.
+const BASE_IMAGE: &str = "debian:trixie-slim";
+
+/// How long a loop device may take to let go of its file after the unmount.
+const DETACH_LIMIT: Duration = Duration::from_secs(30);
+
+/// What to prepare.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Cache folder; needs room for about 3 GB.
+    pub cache: PathBuf,
+    /// Images whose layers shall be in the build cache.
+    pub warm: Vec<ImageBuild>,
+}
+
+impl Default for Plan {
+    /// `testhost` in cargo's target folder; no images.
+    fn default() -> Self {
+        Self {
+            cache: cache::default_folder(),
+            warm: Vec::new(),
+        }
+    }
+}
+
+/// A `docker build` that is done once with network, while a disk is prepared. In a run the same
+/// build takes every layer from the cache up to the first `COPY` of something that changed, and
+/// needs no network for it.
+///
+/// The disk is made anew when the Dockerfile, the target, the arguments or a file of `keyed_by`
+/// changes, not when something else in the context does: name in `keyed_by` what the Dockerfile
+/// copies before its last `RUN` that needs network.
+#[derive(Debug, Clone)]
+pub struct ImageBuild {
+    /// Build context, a folder of the machine.
+    pub context: PathBuf,
+    /// Dockerfile, a path in the context.
+    pub dockerfile: PathBuf,
+    pub target: Option<String>,
+    /// `--build-arg`s.
+    pub arguments: Vec<(String, String)>,
+    /// Files and folders of the context.
+    pub keyed_by: Vec<PathBuf>,
+}
+
+/// A disk image that stays as long as this value lives.
+#[derive(Debug)]
+pub struct PreparedDisk {
+    pub(crate) file: File,
+    pub(crate) cache: PathBuf,
+}
+
+/// Installs what the machine lacks and makes the disk image, unless there is one already.
+/// `progress` gets a line for each longer step.
+///
+/// # Errors
+/// Not root, no apt-get, no package mirror, a failing build, an interruption. Nothing but the
+/// cache folder and installed packages remains then.
+pub fn prepare(plan: &Plan, progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
+    reexec::require()?;
+    packages::require_root()?;
+    let cache = plan.cache.as_path();
+    let root = cache.join(format!("root-{:016x}.img", recipe::key()));
+    let disk = cache.join(format!("disk-{}.img", disk_key(&plan.warm)?));
+    if let Some(file) = cache::open_image(&disk)? {
+        packages::install_missing(progress)?;
+        return Ok(PreparedDisk {
+            file,
+            cache: cache.to_owned(),
+        });
+    }
+    let _lock = cache::lock(cache, progress)?;
+    packages::install_missing(progress)?;
+    if !disk.exists() {
+        if !root.exists() {
+            make(&root, |file| make_root(file, progress))?;
+        }
+        make(&disk, |file| {
+            make_disk(&root, file, cache, &plan.warm, progress)
+        })?;
+    }
+    let file = cache::open_image(&disk)?.context("the disk image vanished")?;
+    cache::remove_old(cache, &root)?;
+    Ok(PreparedDisk {
+        file,
+        cache: cache.to_owned(),
+    })
+}
+
+/// Makes `path` whole or not at all.
+fn make(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let create = || {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&partial)?;
+        file.set_len(recipe::DISK_SIZE)?;
+        Ok::<_, std::io::Error>(file)
+    };
+    let file = create().with_context(|| format!("make {}", partial.display()))?;
+    let filled = fill(&file).and_then(|()| {
+        fs::rename(&partial, path).with_context(|| format!("rename {}", partial.display()))
+    });
+    if filled.is_err() {
+        drop(fs::remove_file(&partial));
+    }
+    filled
+}
+
+fn make_root(file: &File, progress: &dyn Fn(&str)) -> Result<()> {
+    let device = LoopDevice::attach(file)?;
+    let trace = device.trace();
+    make_xfs(&device.path)?;
+    recipe::build(&device.path, progress)?;
+    drop(device);
+    if !until(DETACH_LIMIT, || trace.still_attached().is_none()) {
+        bail!("the new root filesystem is still in use");
+    }
+    Ok(())
+}
+
+fn make_disk(
+    root: &Path,
+    file: &File,
+    cache: &Path,
+    warm: &[ImageBuild],
+    progress: &dyn Fn(&str),
+) -> Result<()> {
+    let root = File::open(root).with_context(|| format!("open {}", root.display()))?;
+    clone_into(&root, file)?;
+    let options = Options {
+        network: true,
+        ..Options::default()
+    };
+    let host = Host::boot_on(file, cache, &options)?;
+    progress(&format!("import {BASE_IMAGE}"));
+    let tar = format!("/{}", recipe::BASE_TAR);
+    host.run([
+        "docker",
+        "import",
+        "--change",
+        "CMD [\"bash\"]",
+        &tar,
+        BASE_IMAGE,
+    ])?;
+    host.run(["rm", &tar])?;
+    for (index, image) in warm.iter().enumerate() {
+        progress(&format!(
+            "build {}",
+            image.context.join(&image.dockerfile).display()
+        ));
+        let context = format!("/run/testhost/context-{index}");
+        host.bind(&image.context, &context, true)?;
+        // Untagged: a run must not find an image that it did not build.
+        host.run(image.command_line(&context))?;
+        host.run(["docker", "image", "prune", "--force"])?;
+    }
+    // What was deleted becomes holes again, so that a clone does not copy it.
+    host.run(["fstrim", "/"])?;
+    let left = host.shutdown()?;
+    if !left.machine.is_empty() {
+        bail!("the disk is still in use: {left}");
+    }
+    Ok(())
+}
+
+impl ImageBuild {
+    /// `docker build …` for a context that the host sees at `context`.
+    #[must_use]
+    pub fn command_line(&self, context: &str) -> Vec<String> {
+        let mut words: Vec<String> = ["docker", "build", "--progress=plain"]
+            .map(Into::into)
+            .into();
+        words.push(format!(
+            "--file={}",
+            Path::new(context).join(&self.dockerfile).display()
+        ));
+        words.extend(
+            self.target
+                .iter()
+                .map(|target| format!("--target={target}")),
+        );
+        let arguments = self.arguments.iter();
+        words.extend(arguments.map(|(name, value)| format!("--build-arg={name}={value}")));
+        words.push(context.to_owned());
+        words
+    }
+}
+
+fn disk_key(warm: &[ImageBuild]) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    (recipe::key(), BASE_IMAGE).hash(&mut hasher);
+    for image in warm {
+        (
+            &image.dockerfile,
+            &image.target,
+            &image.arguments,
+            &image.keyed_by,
+        )
+            .hash(&mut hasher);
+        for path in std::iter::once(&image.dockerfile).chain(&image.keyed_by) {
+            cache::hash_path(&image.context.join(path), &mut hasher)?;
+        }
+    }
+    Ok(cache::key(&hasher))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(context: &Path) -> ImageBuild {
+        ImageBuild {
+            context: context.to_owned(),
+            dockerfile: "Dockerfile".into(),
+            target: Some("packages".into()),
+            arguments: vec![("A".into(), "1".into())],
+            keyed_by: vec!["list".into()],
+        }
+    }
+
+    #[test]
+    fn a_build_is_the_docker_command_line_that_a_run_repeats() {
+        assert_eq!(
+            image(Path::new("/x")).command_line("/context").join(" "),
+            "docker build --progress=plain --file=/context/Dockerfile --target=packages \
+             --build-arg=A=1 /context"
+        );
+    }
+
+    #[test]
+    fn a_disk_is_made_anew_for_another_dockerfile_or_key_file_but_not_for_another_binary() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("Dockerfile", "FROM a");
+        write("list", "1");
+        let key = || disk_key(&[image(folder.path())]).unwrap();
+        let first = key();
+        write("binary", "anything");
+        assert_eq!(first, key());
+        write("list", "2");
+        let second = key();
+        assert_ne!(first, second);
+        write("Dockerfile", "FROM b");
+        assert_ne!(second, key());
+        assert_ne!(key(), disk_key(&[]).unwrap());
+    }
+
+    #[test]
+    fn a_failed_making_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let result = make(&folder.path().join("disk-1.img"), |_| bail!("no"));
+        assert_eq!(result.unwrap_err().to_string(), "no");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

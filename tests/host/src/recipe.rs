@@ -1,0 +1,124 @@
+//! Owns what a host's root filesystem is made of, and its making.
+
+use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+
+use crate::interrupt;
+use crate::namespaces::{self, Side};
+use crate::process::{indent, tail};
+use crate::reexec::{self, Part};
+
+const SCRIPT: &str = include_str!("rootfs.sh");
+const MIRROR: &str = "http://deb.debian.org/debian";
+const SUITE: &str = "trixie";
+const STAGE: &str = "/mnt";
+
+/// The base image's files, below the root.
+pub(crate) const BASE_TAR: &str = "var/lib/testhost/base.tar";
+
+/// Size of the (sparse) disk.
+pub(crate) const DISK_SIZE: u64 = 40 << 30;
+
+const PACKAGES: [&str; 17] = [
+    "busybox-static",
+    "ca-certificates",
+    "containerd",
+    "curl",
+    "docker-buildx",
+    "docker-cli",
+    "docker.io",
+    "iproute2",
+    "iptables",
+    "jq",
+    "mount",
+    "procps",
+    "rsync",
+    "runc",
+    "util-linux",
+    "xfsprogs",
+    "zstd",
+];
+
+/// A number for everything above: another recipe makes another disk.
+pub(crate) fn key() -> u64 {
+    // Not stable between Rust releases, which costs a new disk then; it need not be secure.
+    let mut hasher = DefaultHasher::new();
+    (SCRIPT, MIRROR, SUITE, BASE_TAR, DISK_SIZE, PACKAGES).hash(&mut hasher);
+    std::env::consts::ARCH.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Makes the root filesystem on `device`, which has an empty XFS filesystem.
+pub(crate) fn build(device: &Path, progress: &dyn Fn(&str)) -> Result<()> {
+    let mut child = reexec::command(Part::Builder)
+        .arg(device)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start the builder of the root filesystem")?;
+    let lines = BufReader::new(child.stdout.take().context("no standard output")?).split(b'\n');
+    let mut seen = String::new();
+    for line in lines.map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        match line.strip_prefix("== ") {
+            Some(step) => progress(step),
+            None => seen.extend([&line, "\n"]),
+        }
+        if interrupt::interrupted() {
+            break; // the closing of its standard input ends the builder and all below it
+        }
+    }
+    drop(child.stdin.take());
+    let status = child.wait().context("wait for the builder")?;
+    interrupt::check()?;
+    if !status.success() {
+        bail!(
+            "make the root filesystem: {status}{}",
+            indent(tail(&seen, 20))
+        );
+    }
+    Ok(())
+}
+
+/// The builder itself: a shell with the script, in mount and PID namespaces of its own.
+pub(crate) fn main(arguments: &[OsString]) -> Result<u8> {
+    let device = Path::new(arguments.first().context("the device is missing")?);
+    if let Side::Outer(pid) = namespaces::become_pid_1(CloneFlags::empty())? {
+        return namespaces::wait(pid);
+    }
+    namespaces::end_with_the_driver();
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("mount /proc")?;
+    mount(
+        Some(device),
+        STAGE,
+        Some("xfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("mount {}", device.display()))?;
+    let status = Command::new("sh")
+        .args(["-c", &format!("exec 2>&1\n{SCRIPT}"), "rootfs.sh"])
+        .args([STAGE, MIRROR, SUITE, BASE_TAR])
+        .args(PACKAGES)
+        .env("PATH", crate::enter::ENVIRONMENT[0].1)
+        .stdin(Stdio::null())
+        .status()
+        .context("start sh")?;
+    nix::unistd::sync();
+    Ok(if status.success() { 0 } else { 1 })
+}

@@ -1,0 +1,572 @@
+//! The test host on a real machine. Needs root, and the package mirror when no disk is cached:
+//! `cargo test -p testhost --features root`.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test driver, not the PID 1 of a container"
+)]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use testhost::{Host, ImageBuild, Options, Plan, PreparedDisk, Stream, prepare};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// First argument by which this executable is a driver that waits for its end.
+const DRIVER: &str = "driver-that-waits";
+
+macro_rules! trials {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Trial::test(stringify!($name), || {
+            $name();
+            Ok(())
+        })),*]
+    };
+}
+
+fn main() -> ExitCode {
+    testhost::reexec();
+    if std::env::args().nth(1).as_deref() == Some(DRIVER) {
+        return driver_that_waits();
+    }
+    drop(disk()); // made once, before the tests share it
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        trials![
+            a_container_with_dindds_capabilities_runs_under_cgroup_v2,
+            a_volume_is_xfs_with_reflink,
+            two_hosts_at_once_have_nothing_in_common,
+            a_command_has_an_environment_of_its_own_and_reports_its_end,
+            killing_a_command_kills_the_program,
+            a_running_program_is_followed_live_and_gets_its_signals,
+            a_folder_of_the_machine_appears_inside_and_can_be_read_only,
+            a_container_reaches_a_process_of_the_host_at_the_gateway,
+            a_warmed_build_needs_no_network,
+            what_is_left_is_named,
+            a_boot_that_fails_says_why_and_leaves_nothing,
+            a_killed_driver_leaves_nothing,
+            an_interrupted_driver_ends_in_order_and_leaves_nothing,
+        ],
+    )
+    .exit_code()
+}
+
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
+}
+
+fn disk() -> PreparedDisk {
+    prepare(&Plan::default(), &say).unwrap()
+}
+
+fn boot() -> Host {
+    let begin = Instant::now();
+    let host = Host::boot(&disk(), &Options::default()).unwrap();
+    say(&format!("booted in {:.1} s", begin.elapsed().as_secs_f32()));
+    host
+}
+
+/// Ends a host in which nothing should be left.
+fn end(host: Host) {
+    let left = host.shutdown().unwrap();
+    assert!(left.is_empty(), "{left}");
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "{what}: not after {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn a_container_with_dindds_capabilities_runs_under_cgroup_v2() {
+    let host = boot();
+    let script =
+        "stat -f -c %T /sys/fs/cgroup; mkdir /tmp/m; mount -t tmpfs none /tmp/m && echo mounted";
+    let added = ["--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN"];
+    let words = [
+        &["docker", "run", "--rm"],
+        added.as_slice(),
+        &["debian:trixie-slim", "sh", "-c", script],
+    ]
+    .concat();
+    assert_eq!(host.run(words).unwrap(), "cgroup2fs\nmounted\n");
+    let info = host.run([
+        "docker",
+        "info",
+        "--format",
+        "{{.CgroupVersion}} {{.CgroupDriver}} {{.Driver}}",
+    ]);
+    assert_eq!(info.unwrap(), "2 cgroupfs overlay2\n");
+    end(host);
+}
+
+fn a_volume_is_xfs_with_reflink() {
+    let mut host = boot();
+    let path = host.volume("one", 1 << 30).unwrap();
+    assert_eq!(path, PathBuf::from("/ebs/one"));
+    let script =
+        "stat -f -c %T /ebs/one; cd /ebs/one; echo x >a; cp --reflink=always a b; cat b; rm a b";
+    assert_eq!(host.run(["sh", "-ec", script]).unwrap(), "xfs\nx\n");
+    let mounts = host.run([
+        "docker",
+        "run",
+        "--rm",
+        "-v",
+        "/ebs/one:/v",
+        "debian:trixie-slim",
+        "stat",
+        "-f",
+        "-c",
+        "%T",
+        "/v",
+    ]);
+    assert_eq!(mounts.unwrap(), "xfs\n");
+    end(host);
+}
+
+fn two_hosts_at_once_have_nothing_in_common() {
+    let one = boot();
+    let two = boot();
+    one.run([
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "only-in-one",
+        "debian:trixie-slim",
+        "sleep",
+        "60",
+    ])
+    .unwrap();
+    fs::write(one.path("/root/file"), "1").unwrap();
+    assert_eq!(two.run(["docker", "ps", "-aq"]).unwrap(), "");
+    assert!(!two.path("/root/file").exists());
+    assert!(!two.run(["ps", "-A"]).unwrap().contains("sleep"));
+    one.run(["docker", "rm", "-f", "only-in-one"]).unwrap();
+    end(one);
+    assert_eq!(
+        two.run([
+            "docker",
+            "run",
+            "--rm",
+            "debian:trixie-slim",
+            "echo",
+            "alive"
+        ])
+        .unwrap(),
+        "alive\n"
+    );
+    end(two);
+}
+
+fn a_command_has_an_environment_of_its_own_and_reports_its_end() {
+    let host = boot();
+    let environment = host.run(["env"]).unwrap();
+    let names: Vec<_> = environment
+        .lines()
+        .filter_map(|line| line.split('=').next())
+        .collect();
+    assert_eq!(names, ["PATH", "HOME", "LANG"]);
+    let output = host
+        .command_in("/usr/bin", "sh")
+        .args(["-c", "pwd; echo $WORD; exit 7"])
+        .env("WORD", "w")
+        .output();
+    let output = output.unwrap();
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(7), b"/usr/bin\nw\n".as_slice())
+    );
+    let code = |program: &str, script: &str| {
+        host.command(program)
+            .args(["-c", script])
+            .status()
+            .unwrap()
+            .code()
+    };
+    assert_eq!(code("sh", "kill -KILL $$"), Some(137));
+    assert_eq!(code("no-such-program", ""), Some(127));
+    let error = host
+        .run(["sh", "-c", "echo why >&2; exit 3"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("exit status: 3") && error.contains("why"),
+        "{error}"
+    );
+    end(host);
+}
+
+fn killing_a_command_kills_the_program() {
+    let host = boot();
+    let mut child = host.command("sleep").arg("987").spawn().unwrap();
+    let runs = || {
+        host.run(["ps", "-A", "-o", "args"])
+            .unwrap()
+            .contains("sleep 987")
+    };
+    until("the program runs", runs);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("the program is gone", || !runs());
+    end(host);
+}
+
+fn a_running_program_is_followed_live_and_gets_its_signals() {
+    let host = boot();
+    let (send, lines) = channel();
+    let script = "trap 'echo bye >&2; exit 5' TERM; echo hello; while :; do sleep 0.1; done";
+    let running = host
+        .follow(["sh", "-c", script], move |stream, line| {
+            send.send((stream, line.to_owned())).unwrap()
+        })
+        .unwrap();
+    assert_eq!(
+        lines.recv_timeout(LIMIT).unwrap(),
+        (Stream::Stdout, "hello".to_owned())
+    );
+    assert_eq!(running.stop(LIMIT).unwrap().code(), Some(5));
+    assert_eq!(
+        lines.recv_timeout(LIMIT).unwrap(),
+        (Stream::Stderr, "bye".to_owned())
+    );
+    end(host);
+}
+
+fn a_folder_of_the_machine_appears_inside_and_can_be_read_only() {
+    let host = boot();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "from the machine").unwrap();
+    host.bind(folder.path(), "/opt/read", true).unwrap();
+    host.bind(folder.path(), "/opt/write", false).unwrap();
+    host.bind(&folder.path().join("file"), "/opt/one-file", true)
+        .unwrap();
+    assert_eq!(
+        host.run(["cat", "/opt/read/file"]).unwrap(),
+        "from the machine"
+    );
+    assert_eq!(
+        host.run(["cat", "/opt/one-file"]).unwrap(),
+        "from the machine"
+    );
+    let error = host
+        .run(["touch", "/opt/read/new"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("Read-only"), "{error}");
+    host.run(["touch", "/opt/write/new"]).unwrap();
+    assert!(folder.path().join("new").exists());
+    end(host);
+}
+
+fn a_container_reaches_a_process_of_the_host_at_the_gateway() {
+    let host = boot();
+    fs::write(host.path("/tmp/page"), "served").unwrap();
+    let server = host
+        .follow(
+            ["busybox", "httpd", "-f", "-p", "8080", "-h", "/tmp"],
+            |_, _| (),
+        )
+        .unwrap();
+    let address = format!("{}/8080", host.gateway());
+    let script = format!(
+        "for i in $(seq 300); do exec 3<>/dev/tcp/{address} && break; sleep 0.1; done 2>/dev/null; \
+         printf 'GET /page HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let answer = host
+        .run([
+            "docker",
+            "run",
+            "--rm",
+            "debian:trixie-slim",
+            "bash",
+            "-c",
+            &script,
+        ])
+        .unwrap();
+    assert!(answer.ends_with("served"), "{answer}");
+    server.stop(LIMIT).unwrap();
+    end(host);
+}
+
+fn a_warmed_build_needs_no_network() {
+    let context = tempfile::tempdir().unwrap();
+    let dockerfile = "FROM debian:trixie-slim\n\
+        RUN apt-get -q update && apt-get -q -y --no-install-recommends install sl\n\
+        COPY word /word\n";
+    fs::write(context.path().join("Dockerfile"), dockerfile).unwrap();
+    fs::write(context.path().join("word"), "first").unwrap();
+    let image = ImageBuild {
+        context: context.path().to_owned(),
+        dockerfile: "Dockerfile".into(),
+        target: None,
+        arguments: Vec::new(),
+        keyed_by: Vec::new(),
+    };
+    let plan = Plan {
+        warm: vec![image.clone()],
+        ..Plan::default()
+    };
+    let disk = prepare(&plan, &say).unwrap();
+    let host = Host::boot(&disk, &Options::default()).unwrap();
+    assert_eq!(
+        host.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"])
+            .unwrap(),
+        "debian:trixie-slim\n"
+    );
+    fs::write(context.path().join("word"), "second").unwrap();
+    host.bind(context.path(), "/context", true).unwrap();
+    let mut words = image.command_line("/context");
+    words.push("--tag=warm".into());
+    host.run(&words).unwrap();
+    let script = "cat /word && test -x /usr/games/sl";
+    assert_eq!(
+        host.run(["docker", "run", "--rm", "warm", "sh", "-c", script])
+            .unwrap(),
+        "second"
+    );
+    end(host);
+}
+
+fn what_is_left_is_named() {
+    let mut host = boot();
+    host.volume("one", 1 << 30).unwrap();
+    host.run([
+        "docker",
+        "run",
+        "-d",
+        "--name",
+        "forgotten",
+        "debian:trixie-slim",
+        "sleep",
+        "60",
+    ])
+    .unwrap();
+    host.run([
+        "sh",
+        "-c",
+        "mkdir -p /ebs/one/a/b /mnt/m && mount -t tmpfs none /mnt/m",
+    ])
+    .unwrap();
+    host.run([
+        "sh",
+        "-c",
+        "mkdir /sys/fs/cgroup/stray; ip link add stray0 type bridge",
+    ])
+    .unwrap();
+    host.run(["sh", "-c", "setsid sleep 4321 >/dev/null 2>&1 &"])
+        .unwrap();
+    let left = host.shutdown().unwrap();
+    assert_eq!(left.containers, ["forgotten (debian:trixie-slim, running)"]);
+    assert!(left.mounts.contains(&"/mnt/m".to_owned()), "{left}");
+    assert!(left.cgroups.contains(&"stray".to_owned()), "{left}");
+    assert!(
+        left.network_devices.contains(&"stray0".to_owned()),
+        "{left}"
+    );
+    assert!(
+        left.processes
+            .iter()
+            .any(|line| line.ends_with(" sleep 4321")),
+        "{left}"
+    );
+    assert_eq!(left.volume_entries, ["/ebs/one/a", "/ebs/one/a/b"]);
+    assert!(left.machine.is_empty(), "{left}");
+}
+
+fn a_boot_that_fails_says_why_and_leaves_nothing() {
+    let output = Command::new("/proc/self/exe")
+        .arg(DRIVER)
+        .arg("--no-such-option")
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("unknown flag: --no-such-option"), "{error}");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "processes []\ncgroups []\n"
+    );
+}
+
+fn a_killed_driver_leaves_nothing() {
+    let (mut driver, mine) = start_driver();
+    driver.kill().unwrap();
+    assert_eq!(driver.wait().unwrap().signal(), Some(9));
+    until("all is gone", || mine.iter().all(|thing| !thing.exists()));
+}
+
+fn an_interrupted_driver_ends_in_order_and_leaves_nothing() {
+    let (mut driver, mine) = start_driver();
+    let pid = driver.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(driver.wait().unwrap().code(), Some(3));
+    // In order means: gone before the driver was.
+    let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Starts a driver with a host, a volume and a container; returns it with all that it has.
+fn start_driver() -> (Child, Vec<Thing>) {
+    let mut driver = Command::new("/proc/self/exe")
+        .arg(DRIVER)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(driver.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let mut things: Vec<_> = lines
+        .by_ref()
+        .take_while(|line| line != "up")
+        .map(|line| Thing::loop_device(&line))
+        .collect();
+    assert_eq!(things.len(), 2, "the disk and a volume");
+    let processes = descendants(driver.id());
+    // First process, PID 1, janitor, dockerd, containerd, shim, the container's sleep.
+    assert!(processes.len() >= 7, "{processes:?}");
+    things.extend(processes);
+    let cgroups = cgroups_of(driver.id());
+    assert_eq!(cgroups.len(), 1);
+    things.extend(cgroups.into_iter().map(Thing::Folder));
+    for thing in &things {
+        assert!(thing.exists(), "{thing:?}");
+    }
+    (driver, things)
+}
+
+/// The driver: tells its loop devices, then waits for its end. With arguments for dockerd: tells
+/// what is left after its boot failed.
+fn driver_that_waits() -> ExitCode {
+    testhost::watch_signals().unwrap();
+    let options = Options {
+        dockerd_arguments: std::env::args().skip(2).collect(),
+        ..Options::default()
+    };
+    let mut out = std::io::stdout().lock();
+    let mut host = match Host::boot(&disk(), &options) {
+        Ok(host) => host,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            writeln!(out, "processes {:?}", descendants(std::process::id())).unwrap();
+            writeln!(out, "cgroups {:?}", cgroups_of(std::process::id())).unwrap();
+            return ExitCode::from(4);
+        }
+    };
+    host.volume("one", 1 << 30).unwrap();
+    host.run([
+        "docker",
+        "run",
+        "-d",
+        "-v",
+        "/ebs/one:/v",
+        "debian:trixie-slim",
+        "sleep",
+        "9876",
+    ])
+    .unwrap();
+    let devices = host
+        .run(["df", "--output=source", "/", "/ebs/one"])
+        .unwrap();
+    for device in devices.lines().skip(1) {
+        writeln!(out, "{device}").unwrap();
+    }
+    writeln!(out, "up").unwrap();
+    let waited = host.run(["sleep", "infinity"]);
+    assert!(waited.unwrap_err().to_string().contains("interrupted") || testhost::interrupted());
+    drop(host);
+    ExitCode::from(3)
+}
+
+/// Something on the machine that must go with its host.
+#[derive(Debug)]
+enum Thing {
+    Folder(PathBuf),
+    /// A file of sysfs and what is in it while the device has this backing file.
+    Loop(PathBuf, String),
+    /// A process and when it started.
+    Process(u32, String),
+}
+
+impl Thing {
+    fn loop_device(path: &str) -> Self {
+        let name = path.strip_prefix("/dev/").unwrap();
+        let file = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
+        let backing = fs::read_to_string(&file).unwrap();
+        Thing::Loop(file, backing)
+    }
+
+    fn process(pid: u32) -> Option<Self> {
+        Some(Thing::Process(pid, start_time(pid)?))
+    }
+
+    fn exists(&self) -> bool {
+        match self {
+            Thing::Folder(path) => path.exists(),
+            Thing::Loop(file, backing) => fs::read_to_string(file).is_ok_and(|now| now == *backing),
+            Thing::Process(pid, start) => start_time(*pid).as_ref() == Some(start),
+        }
+    }
+}
+
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)
+        .map(Into::into)
+}
+
+fn descendants(pid: u32) -> Vec<Thing> {
+    let mut found = Vec::new();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return found;
+    };
+    for task in tasks.flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children
+            .split_whitespace()
+            .map(|child| child.parse().unwrap())
+        {
+            found.extend(Thing::process(child));
+            found.extend(descendants(child));
+        }
+    }
+    found
+}
+
+fn cgroups_of(driver: u32) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let cgroup2 = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
+        .unwrap();
+    let entries = fs::read_dir(cgroup2.split(' ').nth(1).unwrap()).unwrap();
+    let prefix = format!("testhost-{driver}-");
+    let ours = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&prefix)
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(ours)
+        .collect()
+}
