@@ -237,21 +237,27 @@ impl Host {
         DetachedMount::xfs(&device.path)?.attach(self.pid, &path, Access::ReadWrite)?;
         self.loops.push(device.trace());
         self.volumes.push(Volume { path: path.clone() });
-        self.baseline.own_mount(&path);
+        self.baseline.own_mount(self.pid, &path)?;
         Ok(path)
     }
 
-    /// Shows a file or folder of the machine inside.
+    /// Shows a file or folder of the machine inside, with everything mounted below it.
     ///
     /// # Errors
     /// Either path does not work; the message names it.
-    pub fn bind(&self, machine: &Path, inside: impl AsRef<Path>, read_only: bool) -> Result<()> {
+    pub fn bind(
+        &mut self,
+        machine: &Path,
+        inside: impl AsRef<Path>,
+        read_only: bool,
+    ) -> Result<()> {
         let access = if read_only {
             Access::ReadOnly
         } else {
             Access::ReadWrite
         };
-        DetachedMount::bind(machine)?.attach(self.pid, inside.as_ref(), access)
+        DetachedMount::bind(machine)?.attach(self.pid, inside.as_ref(), access)?;
+        self.baseline.own_mount(self.pid, inside.as_ref())
     }
 
     /// What is in the host now that a job or a test must not leave behind.

@@ -149,7 +149,7 @@ fn make_disk(
         network: true,
         ..Options::default()
     };
-    let host = Host::boot_on(file, cache, &options)?;
+    let mut host = Host::boot_on(file, cache, &options)?;
     progress(&format!("import {BASE_IMAGE}"));
     let tar = format!("/{}", recipe::BASE_TAR);
     host.run([

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::boot::Host;
 use crate::cgroup;
-use crate::mounts::parse_mountinfo;
+use crate::interrupt;
+use crate::mounts::{MountLine, parse_mountinfo};
+use crate::process::until;
 
 /// Cgroups that dockerd keeps when no container is left: its parent folder for containers and
 /// BuildKit's in it.
@@ -17,6 +20,9 @@ const OWN_CGROUPS: [&str; 3] = [cgroup::LEAF, "docker", "docker/buildkit"];
 
 /// Where dockerd keeps its own network namespace mounted once a container used it.
 const OWN_MOUNT: &str = "/run/docker/netns/default";
+
+/// How long what ends of its own accord may take.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// As many entries of a volume are named at most.
 const ENTRIES: usize = 200;
@@ -58,21 +64,44 @@ impl Leftovers {
         ]
     }
 
+    /// What is there and stays: the kernel and dockerd tidy up a moment after they have answered.
     pub(crate) fn inside(host: &Host) -> Result<Self> {
+        let mut seen = Self::look(host);
+        until(SETTLE, || {
+            if seen.as_ref().map_or(true, Self::nothing_runs) || interrupt::interrupted() {
+                return true;
+            }
+            seen = Self::look(host);
+            false
+        });
+        seen
+    }
+
+    /// Whether all that is left are files.
+    fn nothing_runs(&self) -> bool {
+        let files = &self.volume_entries;
+        self.kinds()
+            .iter()
+            .all(|(_, names)| names.is_empty() || std::ptr::eq(*names, files))
+    }
+
+    fn look(host: &Host) -> Result<Self> {
         let now = Baseline::of(host)?;
-        let new = |now: &BTreeSet<String>, before: &BTreeSet<String>| {
-            now.difference(before).cloned().collect::<Vec<_>>()
-        };
         let list = "{{.Names}} ({{.Image}}, {{.State}})";
         let containers = host.run(["docker", "ps", "--all", "--format", list])?;
+        let mounts = now
+            .mounts
+            .difference(&host.baseline.mounts)
+            .map(|line| line.point.clone());
         Ok(Self {
             containers: containers.lines().map(Into::into).collect(),
-            mounts: new(&now.mounts, &host.baseline.mounts)
-                .into_iter()
-                .filter(|point| point != OWN_MOUNT)
-                .collect(),
+            mounts: mounts.filter(|point| point != OWN_MOUNT).collect(),
             processes: processes(host)?,
-            network_devices: new(&now.devices, &host.baseline.devices),
+            network_devices: now
+                .devices
+                .difference(&host.baseline.devices)
+                .cloned()
+                .collect(),
             cgroups: cgroup::below(&host.cgroup.path)
                 .iter()
                 .map(|path| path.display().to_string())
@@ -110,28 +139,33 @@ pub(crate) struct Volume {
 /// What the host itself has mounted and which network devices it has.
 #[derive(Debug, Default)]
 pub(crate) struct Baseline {
-    mounts: BTreeSet<String>,
+    mounts: BTreeSet<MountLine>,
     devices: BTreeSet<String>,
 }
 
 impl Baseline {
     pub(crate) fn of(host: &Host) -> Result<Self> {
-        let mountinfo = format!("/proc/{}/mountinfo", host.pid);
-        let mountinfo = fs::read_to_string(&mountinfo).context("the host has ended")?;
         let devices = fs::read_dir(host.path("/sys/class/net")).context("list network devices")?;
         let name = |entry: fs::DirEntry| entry.file_name().display().to_string();
         Ok(Self {
-            mounts: parse_mountinfo(&mountinfo)
-                .into_iter()
-                .map(|line| line.point)
-                .collect(),
+            mounts: mounts(host.pid)?,
             devices: devices.flatten().map(name).collect(),
         })
     }
 
-    pub(crate) fn own_mount(&mut self, point: &Path) {
-        self.mounts.insert(point.display().to_string());
+    /// Adds a mount of the driver's at `point`, with what is mounted below it now: a bind brings
+    /// that along.
+    pub(crate) fn own_mount(&mut self, pid: i32, point: &Path) -> Result<()> {
+        let below = |line: &MountLine| Path::new(&line.point).starts_with(point);
+        self.mounts.extend(mounts(pid)?.into_iter().filter(below));
+        Ok(())
     }
+}
+
+fn mounts(pid: i32) -> Result<BTreeSet<MountLine>> {
+    let path = format!("/proc/{pid}/mountinfo");
+    let text = fs::read_to_string(&path).context("the host has ended")?;
+    Ok(parse_mountinfo(&text).into_iter().collect())
 }
 
 fn processes(host: &Host) -> Result<Vec<String>> {
@@ -145,9 +179,11 @@ fn processes(host: &Host) -> Result<Vec<String>> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let describe = |pid: i32| {
         let stat = String::from_utf8_lossy(&read(pid, "stat").ok()?).into_owned();
-        let (name, parent) = name_and_parent(&stat)?;
+        let (name, state, parent) = name_state_and_parent(&stat)?;
         let own = pid == 1
             || Some(pid) == dockerd
+            // About to be reaped.
+            || (state == "Z" && parent == Some(1))
             || (name == "containerd" && parent.is_some() && parent == dockerd);
         let line = read(pid, "cmdline").ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -161,11 +197,12 @@ fn processes(host: &Host) -> Result<Vec<String>> {
     Ok(pids.filter_map(describe).collect())
 }
 
-/// Name and parent from `/proc/PID/stat`.
-fn name_and_parent(stat: &str) -> Option<(&str, Option<i32>)> {
+/// From `/proc/PID/stat`, proc_pid_stat(5).
+fn name_state_and_parent(stat: &str) -> Option<(&str, &str, Option<i32>)> {
     let (before, after) = stat.rsplit_once(')')?;
     let (_, name) = before.split_once('(')?;
-    Some((name, after.split_whitespace().nth(1)?.parse().ok()))
+    let mut fields = after.split_whitespace();
+    Some((name, fields.next()?, fields.next()?.parse().ok()))
 }
 
 /// What is on a volume, depth first, as the host would name it.
@@ -213,8 +250,8 @@ mod tests {
     #[test]
     fn a_process_name_may_have_parentheses_and_spaces() {
         assert_eq!(
-            name_and_parent("7 (a) b (c) S 3 7"),
-            Some(("a) b (c", Some(3)))
+            name_state_and_parent("7 (a) b (c) S 3 7"),
+            Some(("a) b (c", "S", Some(3)))
         );
     }
 }

@@ -107,13 +107,14 @@ impl DetachedMount {
 }
 
 /// A line of `/proc/PID/mountinfo`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MountLine {
-    /// Which folder of the filesystem is mounted.
-    pub(crate) root: String,
+    /// The mount point. First, so that lines sort by it.
     pub(crate) point: String,
+    /// Tells two mounts at the same point apart.
+    pub(crate) id: u32,
+    /// Filesystem type.
     pub(crate) kind: String,
-    pub(crate) source: String,
 }
 
 /// Parses `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). Paths keep the kernel's `\040` escapes.
@@ -121,12 +122,10 @@ pub(crate) fn parse_mountinfo(text: &str) -> Vec<MountLine> {
     let parse = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let left: Vec<&str> = left.split(' ').collect();
-        let mut right = right.split(' ');
         Some(MountLine {
-            root: (*left.get(3)?).to_owned(),
             point: (*left.get(4)?).to_owned(),
-            kind: right.next()?.to_owned(),
-            source: right.next()?.to_owned(),
+            id: left.first()?.parse().ok()?,
+            kind: right.split(' ').next()?.to_owned(),
         })
     };
     text.lines().filter_map(parse).collect()
@@ -140,17 +139,16 @@ mod tests {
     fn mountinfo_lines_are_read_with_and_without_optional_fields() {
         let text = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:2 - ext3 /dev/root rw\n\
                     37 35 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        let line = |root: &str, point: &str, kind: &str, source: &str| MountLine {
-            root: root.into(),
+        let line = |point: &str, id, kind: &str| MountLine {
             point: point.into(),
+            id,
             kind: kind.into(),
-            source: source.into(),
         };
         assert_eq!(
             parse_mountinfo(text),
             [
-                line("/mnt1", "/mnt2", "ext3", "/dev/root"),
-                line("/", "/sys/fs/cgroup", "cgroup2", "cgroup2"),
+                line("/mnt2", 36, "ext3"),
+                line("/sys/fs/cgroup", 37, "cgroup2")
             ]
         );
     }
