@@ -1,0 +1,391 @@
+//! The listening socket and the gate that every request passes: faults, common headers, log.
+//!
+//! Owns the server's thread and connections. hyper is used directly because a fault has to be
+//! able to end a connection without an answer, which a router cannot.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::sync::oneshot;
+
+use crate::clock::http_date;
+use crate::double::Double;
+use crate::events::{Event, Kind};
+use crate::faults::{Action, Hangup, Rule};
+use crate::http::{About, Base, slow_body};
+use crate::world::apps::App;
+use crate::world::refusal::Refusal;
+use crate::world::scope::Scope;
+
+/// How the service starts out.
+#[derive(Clone)]
+pub struct Options {
+    /// Port 0 for any free one.
+    pub listen: SocketAddr,
+    /// One JSON object per line; see [`Event`].
+    pub event_log: Option<PathBuf>,
+    /// A personal access token that may do everything.
+    pub pat: Option<String>,
+    pub scopes: Vec<Scope>,
+    pub app: Option<App>,
+    /// How long the broker keeps a poll open.
+    pub long_poll: Duration,
+    /// How long after its last connection a runner counts as online.
+    pub offline_after: Duration,
+    /// How long a job stays its runner's without a renewal.
+    pub job_lock: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            event_log: None,
+            pat: None,
+            scopes: Vec::new(),
+            app: None,
+            long_poll: crate::world::sessions::LONG_POLL,
+            offline_after: Duration::from_secs(2),
+            job_lock: Duration::from_mins(10),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("listen", &self.listen)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The running service. Dropping it ends it, connections included.
+#[derive(Debug)]
+pub struct GithubDouble {
+    double: Arc<Double>,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GithubDouble {
+    /// Listens and serves in a thread of its own. Fails when the address is taken or the event
+    /// log cannot be created.
+    pub fn start(options: Options) -> anyhow::Result<Self> {
+        let double = Arc::new(Double::new(&options)?);
+        let listener = TcpListener::bind(options.listen)
+            .with_context(|| format!("--listen: cannot listen on {}", options.listen))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot make a runtime")?;
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        let served = Arc::clone(&double);
+        let thread = std::thread::Builder::new()
+            .name("github-double".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = stopped => {}
+                        () = accept(listener, served) => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            double,
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://127.0.0.1:PORT`, which stands for `https://github.example`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The REST base of a GitHub Enterprise Server.
+    pub fn api_url(&self) -> String {
+        format!("{}/api/v3", self.url())
+    }
+
+    /// What `GITHUB_URL` would be for a scope: `repo_url("octo/hello")`.
+    pub fn repo_url(&self, scope: &str) -> String {
+        format!("{}/{scope}", self.url())
+    }
+
+    /// Waits until the service ends, which it does only by a failure to accept.
+    pub fn wait(mut self) {
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Deref for GithubDouble {
+    type Target = Double;
+
+    fn deref(&self) -> &Double {
+        &self.double
+    }
+}
+
+impl Drop for GithubDouble {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, double: Arc<Double>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
+    let router = crate::http::router(Arc::clone(&double));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely; they come back when connections end.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let Ok(connection) = Connection::new(stream, &router, &double) else {
+            continue;
+        };
+        tokio::spawn(connection.serve());
+    }
+}
+
+/// One client connection. The second handle on the socket lets a fault turn its end into a reset.
+struct Connection {
+    stream: tokio::net::TcpStream,
+    socket: TcpStream,
+    gate: Gate,
+}
+
+impl Connection {
+    fn new(
+        stream: tokio::net::TcpStream,
+        router: &Router,
+        double: &Arc<Double>,
+    ) -> anyhow::Result<Self> {
+        let stream = stream.into_std()?;
+        let socket = stream.try_clone()?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream: tokio::net::TcpStream::from_std(stream)?,
+            socket,
+            gate: Gate {
+                router: router.clone(),
+                double: Arc::clone(double),
+            },
+        })
+    }
+
+    async fn serve(self) {
+        let gate = Arc::new(self.gate);
+        let socket = Arc::new(self.socket);
+        let service = service_fn(move |request| {
+            let gate = Arc::clone(&gate);
+            let socket = Arc::clone(&socket);
+            async move {
+                let answer = gate.pass(request).await;
+                if let Err(HungUp(Hangup::Reset)) = &answer {
+                    let at_once = nix::libc::linger {
+                        l_onoff: 1,
+                        l_linger: 0,
+                    };
+                    setsockopt(&*socket, sockopt::Linger, &at_once)
+                        .map_err(|_| HungUp(Hangup::Close))?;
+                }
+                answer
+            }
+        });
+        // An error here is the client's hanging up or our own; neither is news.
+        drop(
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(self.stream), service)
+                .await,
+        );
+    }
+}
+
+/// The connection ends without an answer.
+#[derive(Debug)]
+struct HungUp(Hangup);
+
+impl std::fmt::Display for HungUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hung up on purpose")
+    }
+}
+
+impl std::error::Error for HungUp {}
+
+struct Gate {
+    router: Router,
+    double: Arc<Double>,
+}
+
+impl Gate {
+    async fn pass(&self, request: Request<Incoming>) -> Result<Response<Body>, HungUp> {
+        let request = locate(request);
+        let method = request.method().to_string();
+        let path = request.uri().path().to_owned();
+        if path.starts_with("/_double/") {
+            return Ok(self.finished(self.route(request).await));
+        }
+        let answer = match self.double.decide_fault(&method, &path) {
+            None => Ok(self.route(request).await),
+            Some(rule) => {
+                let mut event = Event::new(Kind::Fault).detail(format!("{:?}", rule.action));
+                event.method = Some(method.clone());
+                event.path = Some(path.clone());
+                self.double.record(event);
+                self.spoil(rule, request).await
+            }
+        };
+        let mut event = Event::new(Kind::Request);
+        event.method = Some(method);
+        event.path = Some(path);
+        if let Ok(answer) = &answer {
+            event.status = Some(answer.status().as_u16());
+            if let Some(about) = answer.extensions().get::<About>() {
+                event.runner.clone_from(&about.runner);
+                event.job.clone_from(&about.job);
+            }
+        }
+        self.double.record(event);
+        answer.map(|answer| self.finished(answer))
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Response<Body> {
+        let service = TowerToHyperService::new(self.router.clone());
+        match service.call(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+
+    async fn spoil(
+        &self,
+        rule: Rule,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, HungUp> {
+        tokio::time::sleep(Duration::from_millis(rule.delay_ms)).await;
+        let effect = match &rule.action {
+            Action::Pass | Action::SlowBody { .. } => true,
+            Action::Answer { effect, .. }
+            | Action::Disconnect { effect, .. }
+            | Action::NeverAnswer { effect } => *effect,
+        };
+        let true_answer = if effect {
+            self.route(request).await
+        } else {
+            Response::default()
+        };
+        match rule.action {
+            Action::Pass => Ok(true_answer),
+            Action::SlowBody { bytes, every_ms } => {
+                Ok(slow_body(true_answer, bytes, Duration::from_millis(every_ms)).await)
+            }
+            Action::Disconnect { how, .. } => Err(HungUp(how)),
+            Action::NeverAnswer { .. } => std::future::pending().await,
+            Action::Answer {
+                status,
+                headers,
+                body,
+                ..
+            } => {
+                let body = body.unwrap_or_else(|| Refusal::rest(status, "A fault on purpose").body);
+                let mut answer = Response::new(Body::from(body.to_string()));
+                *answer.status_mut() =
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                set(
+                    answer.headers_mut(),
+                    "content-type",
+                    "application/json; charset=utf-8",
+                );
+                for (name, value) in &headers {
+                    set(answer.headers_mut(), name, value);
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    /// What every answer carries.
+    fn finished(&self, mut answer: Response<Body>) -> Response<Body> {
+        let headers = answer.headers_mut();
+        set(headers, "x-double", "github-double");
+        set(
+            headers,
+            "x-github-request-id",
+            &crate::world::random_letters(16),
+        );
+        if !headers.contains_key("date") {
+            set(headers, "date", &http_date(self.double.clock().now()));
+        }
+        answer
+    }
+}
+
+/// Takes the `/api/v3` off the path, so that there is one set of routes, and remembers it.
+fn locate(mut request: Request<Incoming>) -> Request<Incoming> {
+    const ENTERPRISE_SERVER: &str = "/api/v3";
+    let host = request
+        .headers()
+        .get("host")
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("localhost");
+    let origin = format!("http://{host}");
+    let whole = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let rest = whole
+        .strip_prefix(ENTERPRISE_SERVER)
+        .filter(|rest| rest.starts_with('/'))
+        .and_then(|rest| rest.parse::<Uri>().ok());
+    let prefix = if rest.is_some() {
+        ENTERPRISE_SERVER
+    } else {
+        ""
+    };
+    if let Some(rest) = rest {
+        *request.uri_mut() = rest;
+    }
+    request.extensions_mut().insert(Base { origin, prefix });
+    request
+}
+
+fn set(headers: &mut HeaderMap, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (
+        HeaderName::from_bytes(name.as_bytes()),
+        HeaderValue::from_str(value),
+    ) {
+        headers.insert(name, value);
+    }
+}
