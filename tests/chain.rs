@@ -1,0 +1,330 @@
+//! End to end: the two containers of a task on a test host, with a real dockerd on a real XFS volume.
+//!
+//! One host serves all tests, each has a task of its own. The last check, after all of them, is that
+//! nothing is left in the host and on the machine.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use chain::{ADDED_TOOL, Container, Line, Said, Stage, Task, TaskOptions, everyday_job};
+use libtest_mimic::{Arguments, Trial};
+
+/// How long anything may take that ends by itself.
+const LIMIT: Duration = Duration::from_secs(300);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Case = fn(&Stage) -> Result<()>;
+
+const CASES: [(&str, Case); 7] = [
+    (
+        "a_job_runs_and_nothing_of_the_task_is_left",
+        a_job_runs_and_nothing_of_the_task_is_left,
+    ),
+    (
+        "two_tasks_at_once_share_a_volume_and_nothing_else",
+        two_tasks_at_once_share_a_volume_and_nothing_else,
+    ),
+    (
+        "an_idle_runner_that_is_stopped_deregisters",
+        an_idle_runner_that_is_stopped_deregisters,
+    ),
+    (
+        "a_runner_that_is_told_twice_to_stop_deregisters",
+        a_runner_that_is_told_twice_to_stop_deregisters,
+    ),
+    (
+        "a_sidecar_that_was_killed_leaves_nothing_after_the_next_start",
+        a_sidecar_that_was_killed_leaves_nothing_after_the_next_start,
+    ),
+    (
+        "a_sidecar_is_gone_in_time_whatever_the_job_left_running",
+        a_sidecar_is_gone_in_time_whatever_the_job_left_running,
+    ),
+    (
+        "wrong_settings_are_reported_together_and_nothing_is_started",
+        wrong_settings_are_reported_together_and_nothing_is_started,
+    ),
+];
+
+fn main() -> ExitCode {
+    testhost::reexec();
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            tell(&format!("test chain failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    testhost::watch_signals()?;
+    let disk = chain::prepare(&|step| tell(step))?;
+    let stage = Stage::open(&disk, &|step, elapsed| {
+        tell(&format!("{step}: {elapsed} ms"))
+    })?;
+    let stage = Arc::new(stage);
+    let conclusion = libtest_mimic::run(arguments, trials(Some(&stage)));
+    let stage = Arc::into_inner(stage).context("a test still holds the stage")?;
+    let left = stage.close()?;
+    if !conclusion.has_failed() {
+        ensure!(
+            left.is_empty(),
+            "all tests passed, but not everything is gone:\n{left}"
+        );
+    }
+    Ok(conclusion.exit_code())
+}
+
+fn trials(stage: Option<&Arc<Stage>>) -> Vec<Trial> {
+    CASES
+        .iter()
+        .map(|&(name, case)| {
+            let stage = stage.cloned();
+            Trial::test(name, move || {
+                let stage = stage
+                    .context("listed only")
+                    .map_err(|error| format!("{error:#}"))?;
+                case(&stage).map_err(|error| format!("{error:#}").into())
+            })
+        })
+        .collect()
+}
+
+fn tell(text: &str) {
+    drop(std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("{text}\n").as_bytes(),
+    ));
+}
+
+/// What the containers of a task have said so far.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<Line>>>);
+
+impl Heard {
+    fn listener(&self) -> impl Fn(Line) + Send + Sync + 'static {
+        let heard = self.clone();
+        move |line| heard.lines().push(line)
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Everything, for the message of a failure.
+    fn transcript(&self) -> String {
+        self.lines()
+            .iter()
+            .map(|line| format!("\n  {line:?}"))
+            .collect()
+    }
+
+    fn wait_for(&self, what: &str, found: impl Fn(&Line) -> bool) -> Result<()> {
+        wait_until(what, || Ok(self.lines().iter().any(&found)))
+            .with_context(|| format!("heard:{}", self.transcript()))
+    }
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begin = Instant::now();
+    while !holds()? {
+        ensure!(
+            begin.elapsed() < LIMIT && !testhost::interrupted(),
+            "waited in vain until {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn healthy_dind<'a>(task: &Task<'a>) -> Result<Container<'a>> {
+    let mut dind = task.start_dind()?;
+    task.wait_for_docker(&mut dind)?;
+    Ok(dind)
+}
+
+/// The sidecar stops in order and the task's volumes go.
+fn end(mut dind: Container<'_>, task: Task<'_>, heard: &Heard) -> Result<()> {
+    let code = dind.stop(STOP_TIMEOUT)?;
+    ensure!(code == 0, "dindd ended with {code}:{}", heard.transcript());
+    dind.remove()?;
+    task.remove()
+}
+
+fn registered(stage: &Stage, task: &str) -> Result<bool> {
+    let runners = stage.github().runners(stage.host())?;
+    Ok(runners.iter().any(|runner| runner.starts_with(task)))
+}
+
+/// Runs the everyday job on a task of its own whose runner only takes jobs for its label.
+fn run_everyday_job(stage: &Stage, name: &str) -> Result<()> {
+    let heard = Heard::default();
+    let mut job = everyday_job("acme/widgets");
+    job.runs_on = vec![name.into()];
+    let job = stage.github().queue(stage.host(), &job)?;
+    let task = stage.task(name, named(name), heard.listener())?;
+    let dind = healthy_dind(&task)?;
+    let mut runner = task.start_runner()?;
+    let code = runner.wait(LIMIT)?;
+    let conclusion = stage.github().conclusion(stage.host(), &job)?;
+    ensure!(
+        (code, conclusion.as_deref()) == (0, Some("succeeded")),
+        "supervisor ended with {code}, the job as {conclusion:?}:{}",
+        heard.transcript()
+    );
+    ensure!(!registered(stage, name)?, "the runner is still registered");
+    runner.remove()?;
+    end(dind, task, &heard)
+}
+
+/// The runner is named after the task and has its name as a label.
+fn named(name: &str) -> TaskOptions {
+    TaskOptions {
+        runner: vec![
+            format!("RUNNER_NAME_PREFIX={name}"),
+            format!("RUNNER_LABELS={name}"),
+            "ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1".into(),
+        ],
+        dind: Vec::new(),
+    }
+}
+
+fn a_job_runs_and_nothing_of_the_task_is_left(stage: &Stage) -> Result<()> {
+    run_everyday_job(stage, "everyday")?;
+    let store = stage.store_listing()?;
+    ensure!(
+        store.contains(ADDED_TOOL),
+        "the job's tool is not in the store:\n{store}"
+    );
+    Ok(())
+}
+
+fn two_tasks_at_once_share_a_volume_and_nothing_else(stage: &Stage) -> Result<()> {
+    std::thread::scope(|scope| {
+        let tasks =
+            ["first", "second"].map(|name| scope.spawn(move || run_everyday_job(stage, name)));
+        for task in tasks {
+            task.join()
+                .map_err(|_| anyhow::anyhow!("a task panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+fn stop_idle_runner(stage: &Stage, name: &str, signals: u32) -> Result<()> {
+    let heard = Heard::default();
+    let task = stage.task(name, named(name), heard.listener())?;
+    let dind = healthy_dind(&task)?;
+    let mut runner = task.start_runner()?;
+    heard.wait_for(
+        "the listener listens",
+        |line| matches!(&line.said, Said::Output(text) if text.ends_with("Listening for Jobs")),
+    )?;
+    ensure!(registered(stage, name)?, "an idle runner is not registered");
+    for _ in 0..signals {
+        runner.signal("TERM")?;
+    }
+    let code = runner.wait(STOP_TIMEOUT)?;
+    ensure!(
+        code == 0 || code == 143,
+        "supervisor ended with {code}:{}",
+        heard.transcript()
+    );
+    ensure!(
+        !registered(stage, name)?,
+        "still registered:{}",
+        heard.transcript()
+    );
+    runner.remove()?;
+    end(dind, task, &heard)
+}
+
+fn an_idle_runner_that_is_stopped_deregisters(stage: &Stage) -> Result<()> {
+    stop_idle_runner(stage, "idle", 1)
+}
+
+fn a_runner_that_is_told_twice_to_stop_deregisters(stage: &Stage) -> Result<()> {
+    stop_idle_runner(stage, "hurried", 2)
+}
+
+fn a_sidecar_that_was_killed_leaves_nothing_after_the_next_start(stage: &Stage) -> Result<()> {
+    let heard = Heard::default();
+    let task = stage.task("killed", TaskOptions::default(), heard.listener())?;
+    let mut dind = healthy_dind(&task)?;
+    let root = data_root(stage, &dind)?;
+    ensure!(
+        stage.host().path(&root).is_dir(),
+        "{root} is not on the volume"
+    );
+    dind.signal("KILL")?;
+    dind.wait(LIMIT)?;
+    dind.remove()?;
+    ensure!(
+        stage.host().path(&root).is_dir(),
+        "nobody was there to remove {root}"
+    );
+    let next = healthy_dind(&task)?;
+    wait_until("the orphan is reaped", || {
+        Ok(!stage.host().path(&root).exists())
+    })?;
+    end(next, task, &heard)
+}
+
+/// Where the sidecar's data-root is in the host: the one whose `task.json` names its container.
+fn data_root(stage: &Stage, dind: &Container<'_>) -> Result<String> {
+    let hostname = dind.exec(&["cat", "/etc/hostname"])?;
+    for entry in std::fs::read_dir(stage.host().path(stage.volume()))? {
+        let entry = entry?;
+        let task = std::fs::read_to_string(entry.path().join("task.json"));
+        if task.is_ok_and(|task| task.contains(hostname.trim())) {
+            let name = entry.file_name();
+            return Ok(stage.volume().join(name).display().to_string());
+        }
+    }
+    anyhow::bail!("no data-root names the container {}", hostname.trim())
+}
+
+/// What a job may leave: a container that is deaf and comes back, and one that forks for ever.
+const LEFT_BY_A_JOB: &str = r#"
+docker run --detach --restart=always busybox sh -c 'trap "" TERM INT; while :; do sleep 1; done'
+docker run --detach busybox sh -c 'while :; do (sleep 1 &) ; (sleep 1 &); sleep 0.01; done'
+docker volume create left && docker network create left
+"#;
+
+fn a_sidecar_is_gone_in_time_whatever_the_job_left_running(stage: &Stage) -> Result<()> {
+    let heard = Heard::default();
+    let task = stage.task("deaf", TaskOptions::default(), heard.listener())?;
+    let dind = healthy_dind(&task)?;
+    task.docker(LEFT_BY_A_JOB)?;
+    end(dind, task, &heard)
+}
+
+fn wrong_settings_are_reported_together_and_nothing_is_started(stage: &Stage) -> Result<()> {
+    let wrong = [
+        "docker",
+        "run",
+        "--rm",
+        "--env=ON_STOP=maybe",
+        "--env=STOP_TIMEOUT=soon",
+        "ecs-runner",
+    ];
+    let error = stage
+        .host()
+        .run(wrong)
+        .err()
+        .context("wrong settings were accepted")?;
+    let text = format!("{error:#}");
+    for name in ["GITHUB_URL", "ON_STOP", "STOP_TIMEOUT"] {
+        ensure!(text.contains(name), "{name} is not named in: {text}");
+    }
+    Ok(())
+}

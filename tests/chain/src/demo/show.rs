@@ -1,0 +1,100 @@
+//! What the demo prints: phases as they end, the job's output between them, a table at the end.
+
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chain::{Line, Said};
+
+#[derive(Debug)]
+struct Row {
+    who: String,
+    phase: String,
+    milliseconds: u128,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    rows: Vec<Row>,
+    verified: Vec<String>,
+}
+
+/// Prints, and remembers what the summary needs.
+#[derive(Debug, Default)]
+pub(crate) struct Show {
+    told: Mutex<Told>,
+}
+
+impl Show {
+    pub(crate) fn line(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        // A closed terminal must not keep the demo from cleaning up.
+        drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+    }
+
+    pub(crate) fn title(&self, text: &str) {
+        self.line(&format!("\n== {text}"));
+    }
+
+    /// A phase has ended.
+    pub(crate) fn phase(&self, who: &str, phase: &str, milliseconds: u128) {
+        self.line(&format!("  {}", row(who, phase, milliseconds)));
+        let (who, phase) = (who.to_owned(), phase.to_owned());
+        self.told().rows.push(Row {
+            who,
+            phase,
+            milliseconds,
+        });
+    }
+
+    /// A container has said something.
+    pub(crate) fn said(&self, line: &Line) {
+        match &line.said {
+            Said::Phase { name, elapsed_ms } => {
+                self.phase(line.container, name, u128::from(*elapsed_ms));
+            }
+            Said::Event { level, message } => {
+                self.line(&format!("  {:<10} {level}: {message}", line.container));
+            }
+            Said::Output(text) => self.line(&format!("             │ {text}")),
+        }
+    }
+
+    pub(crate) fn verified(&self, what: &str) {
+        self.line(&format!("  verified   {what}"));
+        self.told().verified.push(what.to_owned());
+    }
+
+    pub(crate) fn summary(&self) {
+        self.title("Summary");
+        let told = self.told();
+        let mut lines: Vec<String> = vec![format!(
+            "  {:<10} {:<44} {:>10}",
+            "who", "phase", "duration"
+        )];
+        let rows = told.rows.iter();
+        lines.extend(
+            rows.map(|done| format!("  {}", row(&done.who, &done.phase, done.milliseconds))),
+        );
+        lines.extend(
+            told.verified
+                .iter()
+                .map(|what| format!("  verified   {what}")),
+        );
+        drop(told);
+        self.line(&lines.join("\n"));
+        self.line("");
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn row(who: &str, phase: &str, milliseconds: u128) -> String {
+    let duration = if milliseconds < 1000 {
+        format!("{milliseconds} ms")
+    } else {
+        format!("{}.{:02} s", milliseconds / 1000, milliseconds % 1000 / 10)
+    };
+    format!("{who:<10} {phase:<44} {duration:>10}")
+}

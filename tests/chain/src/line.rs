@@ -1,0 +1,82 @@
+//! What a container says, told apart: a phase that is done, an event of its log, a child's output.
+
+use serde::Deserialize;
+use testhost::Stream;
+
+/// A line and the container that said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// `dindd` or `supervisor`.
+    pub container: &'static str,
+    pub said: Said,
+}
+
+/// What a line is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A phase has ended after this many milliseconds.
+    Phase { name: String, elapsed_ms: u64 },
+    /// Any other event of its own log.
+    Event { level: String, message: String },
+    /// The output of a child of it, unchanged.
+    Output(String),
+}
+
+#[derive(Deserialize)]
+struct Event {
+    level: String,
+    message: String,
+    phase: Option<String>,
+    elapsed_ms: Option<u64>,
+}
+
+impl Line {
+    /// Reads a line: the log is JSON on standard error, children's output is on standard output.
+    pub(crate) fn read(container: &'static str, stream: Stream, text: &str) -> Self {
+        let event = match stream {
+            Stream::Stderr => serde_json::from_str(text).ok(),
+            Stream::Stdout => None,
+        };
+        let said = match event {
+            Some(Event {
+                phase: Some(name),
+                elapsed_ms: Some(elapsed_ms),
+                ..
+            }) => Said::Phase { name, elapsed_ms },
+            Some(Event { level, message, .. }) => Said::Event { level, message },
+            None => Said::Output(text.to_owned()),
+        };
+        Self { container, said }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_log_is_read_as_json() {
+        let phase = r#"{"level":"INFO","message":"phase done","phase":"register","elapsed_ms":7}"#;
+        let said = |stream, text| Line::read("supervisor", stream, text).said;
+        assert_eq!(
+            said(Stream::Stderr, phase),
+            Said::Phase {
+                name: "register".into(),
+                elapsed_ms: 7
+            }
+        );
+        // A job may print what looks like our log.
+        assert_eq!(said(Stream::Stdout, phase), Said::Output(phase.into()));
+        assert_eq!(
+            said(Stream::Stderr, "panicked"),
+            Said::Output("panicked".into())
+        );
+        assert_eq!(
+            said(Stream::Stderr, r#"{"level":"WARN","message":"slow"}"#),
+            Said::Event {
+                level: "WARN".into(),
+                message: "slow".into()
+            }
+        );
+    }
+}
