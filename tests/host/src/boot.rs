@@ -2,32 +2,29 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::cgroup::{self, HostCgroup};
 use crate::disk::PreparedDisk;
+use crate::first::First;
 use crate::janitor::Janitor;
 use crate::leftovers::{Baseline, Leftovers, Volume};
 use crate::loopdev::{LoopDevice, LoopTrace, clone_into, make_xfs, nameless};
 use crate::mounts::{Access, DetachedMount};
 use crate::pid1::Inside;
 use crate::process::{self, Running, Stream, indent, tail, until};
-use crate::reexec::{self, Part};
-use crate::{docker, enter, interrupt, namespaces};
+use crate::slirp::Slirp;
+use crate::{docker, enter, interrupt, namespaces, reexec};
 
 /// How long a host may take from its first process to a dockerd that answers.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
-/// How long dockerd may take to stop.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long the kernel may take to undo what an ended namespace had.
 const UNDO_LIMIT: Duration = Duration::from_secs(30);
 
@@ -58,7 +55,7 @@ impl Default for Options {
 pub struct Host {
     pub(crate) pid: i32,
     pub(crate) cgroup: HostCgroup,
-    pub(crate) baseline: Baseline,
+    baseline: Mutex<Baseline>,
     pub(crate) volumes: Vec<Volume>,
     pid_namespace: u64,
     loops: Vec<LoopTrace>,
@@ -67,19 +64,6 @@ pub struct Host {
     slirp: Option<Slirp>,
     first: Option<First>,
     janitor: Option<Janitor>,
-}
-
-/// The host's first process outside and the pipe that keeps the host alive.
-#[derive(Debug)]
-struct First {
-    child: Child,
-    lifeline: ChildStdin,
-}
-
-/// The network's process; it ends when its standard input is closed.
-#[derive(Debug)]
-struct Slirp {
-    child: Child,
 }
 
 impl Host {
@@ -108,36 +92,39 @@ impl Host {
             network: options.network,
             dockerd_arguments: options.dockerd_arguments.clone(),
         };
-        let (first, words) = First::start(&inside)?;
+        let first = First::start(&inside)?;
         let mut host = Self {
-            pid: 0,
+            pid: 0, // until it has told
             cgroup,
-            baseline: Baseline::default(),
+            baseline: Mutex::default(),
             volumes: Vec::new(),
             pid_namespace: 0,
             loops: vec![device.trace()],
             cache: cache.to_owned(),
             slirp: None,
-            first: Some(first),
+            first: None,
             janitor: Some(janitor),
         };
-        host.come_up(&words, options)?;
+        let came_up = host.come_up(&first, options);
+        host.first = Some(first);
+        came_up?;
         Ok(host)
     }
 
-    fn come_up(&mut self, words: &Receiver<String>, options: &Options) -> Result<()> {
+    fn come_up(&mut self, first: &First, options: &Options) -> Result<()> {
         let begin = Instant::now();
-        let pid = expect(words, "pid", begin)?;
+        let rest = || BOOT_LIMIT.saturating_sub(begin.elapsed());
+        let pid = first.expect("pid", rest())?;
         self.pid = pid.parse().context("number of the host's PID 1")?;
         self.pid_namespace = namespaces::identity(self.pid, "pid").context("the host's PID 1")?;
-        expect(words, "up", begin)?;
+        first.expect("up", rest())?;
         if options.network {
             self.slirp = Some(Slirp::start(self.pid)?);
         }
         let socket = self.path(docker::SOCKET);
         let mut ended = None;
-        let answered = until(BOOT_LIMIT, || {
-            ended = words.try_recv().ok();
+        let answered = until(rest(), || {
+            ended = first.heard();
             ended.is_some() || interrupt::interrupted() || docker::answers(&socket)
         });
         interrupt::check()?;
@@ -146,7 +133,7 @@ impl Host {
             let log = std::fs::read_to_string(self.path(docker::LOG)).unwrap_or_default();
             bail!("{what}; the end of its log:{}", indent(tail(&log, 20)));
         }
-        self.baseline = Baseline::of(self)?;
+        *self.baseline() = Baseline::of(self)?;
         Ok(())
     }
 
@@ -237,7 +224,7 @@ impl Host {
         DetachedMount::xfs(&device.path)?.attach(self.pid, &path, Access::ReadWrite)?;
         self.loops.push(device.trace());
         self.volumes.push(Volume { path: path.clone() });
-        self.baseline.own_mount(self.pid, &path)?;
+        self.baseline().own_mount(self.pid, &path)?;
         Ok(path)
     }
 
@@ -245,19 +232,20 @@ impl Host {
     ///
     /// # Errors
     /// Either path does not work; the message names it.
-    pub fn bind(
-        &mut self,
-        machine: &Path,
-        inside: impl AsRef<Path>,
-        read_only: bool,
-    ) -> Result<()> {
+    pub fn bind(&self, machine: &Path, inside: impl AsRef<Path>, read_only: bool) -> Result<()> {
         let access = if read_only {
             Access::ReadOnly
         } else {
             Access::ReadWrite
         };
         DetachedMount::bind(machine)?.attach(self.pid, inside.as_ref(), access)?;
-        self.baseline.own_mount(self.pid, inside.as_ref())
+        self.baseline().own_mount(self.pid, inside.as_ref())
+    }
+
+    /// What belongs to the host itself.
+    pub(crate) fn baseline(&self) -> MutexGuard<'_, Baseline> {
+        // It is one assignment or extension at a time, so a panic leaves it whole.
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is in the host now that a job or a test must not leave behind.
@@ -291,7 +279,7 @@ impl Host {
             note(slirp.end());
         }
         if let Some(first) = self.first.take() {
-            note(first.end(self.pid));
+            note(first.end());
             note(cgroup::remove(&self.cgroup.path, UNDO_LIMIT));
             drop(self.janitor.take());
             let mut left = Vec::new();
@@ -326,113 +314,6 @@ impl Drop for Host {
                 "testhost: left on the machine: {problem}"
             ));
         }
-    }
-}
-
-impl First {
-    fn start(inside: &Inside) -> Result<(Self, Receiver<String>)> {
-        let mut child = reexec::command(Part::Host)
-            .args(inside.to_arguments())
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null()) // errors come as a line of standard output
-            .spawn()
-            .context("start the host's first process")?;
-        let lifeline = child.stdin.take().context("no standard input")?;
-        let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
-        let (send, words) = channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok((Self { child, lifeline }, words))
-    }
-
-    fn end(mut self, pid: i32) -> Result<()> {
-        // It may have ended by itself; then the wait below returns at once.
-        drop(self.lifeline.write_all(b"s"));
-        let child = &mut self.child;
-        if !until(STOP_LIMIT, || !matches!(child.try_wait(), Ok(None))) && pid > 0 {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the host's PID 1")?;
-        }
-        drop(self.lifeline);
-        self.child
-            .wait()
-            .context("wait for the host's first process")
-            .map(drop)
-    }
-}
-
-impl Slirp {
-    fn start(pid: i32) -> Result<Self> {
-        let mut command = Command::new("slirp4netns");
-        command.args([
-            "--configure",
-            "--mtu=65520",
-            "--disable-host-loopback",
-            "--exit-fd=0",
-        ]);
-        let mut child = command
-            .arg(pid.to_string())
-            .arg("tap0")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start slirp4netns")?;
-        let routes = format!("/proc/{pid}/net/route");
-        let default_route = || {
-            let text = std::fs::read_to_string(&routes).unwrap_or_default();
-            text.lines()
-                .any(|line| line.split_whitespace().nth(1) == Some("00000000"))
-        };
-        if !until(Duration::from_secs(30), || {
-            default_route() || !matches!(child.try_wait(), Ok(None))
-        }) {
-            drop(child.kill());
-        }
-        if !default_route() {
-            bail!("slirp4netns gave the host no network: {:?}", child.wait());
-        }
-        Ok(Self { child })
-    }
-
-    fn end(mut self) -> Result<()> {
-        drop(self.child.stdin.take());
-        let child = &mut self.child;
-        if !until(Duration::from_secs(5), || {
-            !matches!(child.try_wait(), Ok(None))
-        }) {
-            self.child.kill().context("kill slirp4netns")?;
-        }
-        self.child.wait().context("wait for slirp4netns").map(drop)
-    }
-}
-
-/// Waits for the word from inside; what follows it on the line.
-fn expect(words: &Receiver<String>, word: &str, begin: Instant) -> Result<String> {
-    let mut line = None;
-    let mut ended = false;
-    until(BOOT_LIMIT.saturating_sub(begin.elapsed()), || {
-        match words.try_recv() {
-            Ok(text) => line = Some(text),
-            Err(std::sync::mpsc::TryRecvError::Disconnected) => ended = true,
-            Err(std::sync::mpsc::TryRecvError::Empty) => {}
-        }
-        line.is_some() || ended || interrupt::interrupted()
-    });
-    interrupt::check()?;
-    let line = line.with_context(|| format!("the host ended or hung before it said {word:?}"))?;
-    match line.strip_prefix(word) {
-        Some(rest) => Ok(rest.trim().to_owned()),
-        None => bail!(
-            "boot the host: {}",
-            line.strip_prefix("error ").unwrap_or(&line)
-        ),
     }
 }
 

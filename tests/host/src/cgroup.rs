@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::mounts::parse_mountinfo;
+use crate::mounts::{MountLine, parse_mountinfo};
 use crate::process::until;
 
 const PREFIX: &str = "testhost-";
@@ -175,21 +175,28 @@ fn start_time(pid: u32) -> Result<u64> {
     field.parse().context("start time in stat")
 }
 
-/// Where the machine has its cgroup2 hierarchy: `/sys/fs/cgroup` on a pure v2 machine,
-/// `/sys/fs/cgroup/unified` on a hybrid one.
+/// Where the machine has its cgroup2 hierarchy.
 fn mount_point() -> Result<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let found = parse_mountinfo(&text)
-        .into_iter()
-        .rev()
-        .find(|line| line.kind == "cgroup2");
-    match found {
-        Some(line) => Ok(line.point.into()),
-        None => bail!(
-            "no cgroup2 filesystem is mounted; mount one: \
-             mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
-        ),
-    }
+    // A mount may be hidden below another one.
+    let visible = |path: &Path| path.join("cgroup.controllers").exists();
+    choose(&parse_mountinfo(&text), visible).context(
+        "no cgroup2 filesystem is mounted; mount one: \
+         mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified",
+    )
+}
+
+/// `/sys/fs/cgroup` on a pure v2 machine, `/sys/fs/cgroup/unified` on a hybrid one, else wherever
+/// there is one.
+fn choose(mounts: &[MountLine], visible: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let rank = |path: &PathBuf| match path.to_str() {
+        Some("/sys/fs/cgroup") => 0,
+        Some("/sys/fs/cgroup/unified") => 1,
+        _ => 2,
+    };
+    let cgroup2 = mounts.iter().filter(|line| line.kind == "cgroup2");
+    let points = cgroup2.map(|line| PathBuf::from(&line.point));
+    points.filter(|path| visible(path)).min_by_key(rank)
 }
 
 #[cfg(test)]
@@ -207,5 +214,21 @@ mod tests {
     fn this_process_has_a_start_time_and_a_process_that_is_not_there_has_none() {
         assert!(start_time(std::process::id()).is_ok_and(|ticks| ticks > 0));
         assert_eq!(start_time(u32::MAX).ok(), None);
+    }
+
+    #[test]
+    fn the_hierarchy_is_found_on_pure_and_hybrid_machines_and_not_where_it_is_hidden() {
+        let mounts = parse_mountinfo(
+            "1 0 0:1 / /run/other rw - cgroup2 none rw\n\
+             2 0 0:1 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
+             3 0 0:2 / /sys/fs/cgroup rw - tmpfs none rw\n\
+             4 0 0:1 / /sys/fs/cgroup rw - cgroup2 none rw\n",
+        );
+        let found = |mounts: &[MountLine]| choose(mounts, |_| true).unwrap();
+        assert_eq!(found(&mounts), Path::new("/sys/fs/cgroup"));
+        assert_eq!(found(&mounts[..3]), Path::new("/sys/fs/cgroup/unified"));
+        let hidden = |path: &Path| path == Path::new("/run/other");
+        assert_eq!(choose(&mounts, hidden).unwrap(), Path::new("/run/other"));
+        assert_eq!(choose(&mounts[2..3], |_| true), None);
     }
 }

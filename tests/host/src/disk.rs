@@ -77,15 +77,15 @@ pub fn prepare(plan: &Plan, progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
     let root = cache.join(format!("root-{:016x}.img", recipe::key()));
     let disk = cache.join(format!("disk-{}.img", disk_key(&plan.warm)?));
     if let Some(file) = cache::open_image(&disk)? {
-        packages::install_missing(progress)?;
+        packages::install_missing(packages::FOR_BOOT, progress)?;
         return Ok(PreparedDisk {
             file,
             cache: cache.to_owned(),
         });
     }
     let _lock = cache::lock(cache, progress)?;
-    packages::install_missing(progress)?;
     if !disk.exists() {
+        packages::install_missing(packages::FOR_DISK, progress)?;
         if !root.exists() {
             make(&root, |file| make_root(file, progress))?;
         }
@@ -149,7 +149,7 @@ fn make_disk(
         network: true,
         ..Options::default()
     };
-    let mut host = Host::boot_on(file, cache, &options)?;
+    let host = Host::boot_on(file, cache, &options)?;
     progress(&format!("import {BASE_IMAGE}"));
     let tar = format!("/{}", recipe::BASE_TAR);
     host.run([

@@ -87,21 +87,18 @@ impl Leftovers {
 
     fn look(host: &Host) -> Result<Self> {
         let now = Baseline::of(host)?;
+        let baseline = host.baseline();
         let list = "{{.Names}} ({{.Image}}, {{.State}})";
         let containers = host.run(["docker", "ps", "--all", "--format", list])?;
         let mounts = now
             .mounts
-            .difference(&host.baseline.mounts)
+            .difference(&baseline.mounts)
             .map(|line| line.point.clone());
         Ok(Self {
             containers: containers.lines().map(Into::into).collect(),
             mounts: mounts.filter(|point| point != OWN_MOUNT).collect(),
             processes: processes(host)?,
-            network_devices: now
-                .devices
-                .difference(&host.baseline.devices)
-                .cloned()
-                .collect(),
+            network_devices: now.devices.difference(&baseline.devices).cloned().collect(),
             cgroups: cgroup::below(&host.cgroup.path)
                 .iter()
                 .map(|path| path.display().to_string())

@@ -10,6 +10,7 @@ mod cgroup;
 mod disk;
 mod docker;
 mod enter;
+mod first;
 mod interrupt;
 mod janitor;
 mod leftovers;
@@ -21,6 +22,7 @@ mod pid1;
 mod process;
 mod recipe;
 mod reexec;
+mod slirp;
 
 pub use boot::{Host, Options};
 pub use disk::{ImageBuild, Plan, PreparedDisk, prepare};

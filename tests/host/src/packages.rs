@@ -8,21 +8,27 @@ use anyhow::{Context, Result, bail};
 use crate::enter::ENVIRONMENT;
 use crate::process;
 
-/// What is looked for, and the Debian package that has it.
-const NEEDS: [(Need, &str); 7] = [
+/// What the package manager is asked for, and how its presence is seen.
+type Needs = &'static [(Need, &'static str)];
+
+/// Needed by every boot.
+pub(crate) const FOR_BOOT: Needs = &[(Need::Program("mkfs.xfs"), "xfsprogs")];
+
+/// Needed to make a disk.
+pub(crate) const FOR_DISK: Needs = &[
+    (Need::Program("mkfs.xfs"), "xfsprogs"),
     (Need::Program("debootstrap"), "debootstrap"),
     (
         Need::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
         "debian-archive-keyring",
     ),
-    (Need::Program("mkfs.xfs"), "xfsprogs"),
     (Need::Program("slirp4netns"), "slirp4netns"),
     (Need::Program("mount"), "mount"),
-    (Need::Program("tar"), "tar"),
     (Need::Program("zstd"), "zstd"), // an Ubuntu debootstrap unpacks with it
 ];
 
-enum Need {
+#[derive(Debug)]
+pub(crate) enum Need {
     Program(&'static str),
     File(&'static str),
 }
@@ -36,13 +42,12 @@ impl Need {
     }
 }
 
-/// Installs what is missing.
+/// Installs what of `needs` is missing.
 ///
 /// # Errors
-/// Not root; no apt-get; apt-get fails. Each says what to do.
-pub(crate) fn install_missing(progress: &dyn Fn(&str)) -> Result<()> {
-    require_root()?;
-    let missing = missing();
+/// No apt-get, or it fails. Each says what to do.
+pub(crate) fn install_missing(needs: Needs, progress: &dyn Fn(&str)) -> Result<()> {
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -69,8 +74,8 @@ pub(crate) fn require_root() -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDS
+fn missing(needs: Needs) -> Vec<&'static str> {
+    needs
         .iter()
         .filter(|(need, _)| !need.is_met())
         .map(|(_, package)| *package)

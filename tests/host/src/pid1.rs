@@ -27,12 +27,10 @@ use crate::cgroup::HostCgroup;
 use crate::docker;
 use crate::namespaces::{self, Side};
 use crate::reexec::text;
+use crate::slirp;
 
 /// Where the root filesystem is mounted until it becomes `/`. The folder exists on every Debian.
 const STAGE: &str = "/mnt";
-
-/// Address of slirp4netns's DNS forwarder (slirp4netns(1)).
-const SLIRP_DNS: &str = "10.0.2.3";
 
 /// What is mounted before the root is changed, in this order: folder, type, flags, options.
 const MOUNTS: [(&str, &str, MsFlags, &str); 9] = [
@@ -199,7 +197,7 @@ fn configure(inside: &Inside) -> Result<()> {
         format!("127.0.0.1 localhost\n127.0.1.1 {}\n", inside.hostname),
     )?;
     let dns = if inside.network {
-        format!("nameserver {SLIRP_DNS}\n")
+        format!("nameserver {}\n", slirp::DNS)
     } else {
         String::new()
     };

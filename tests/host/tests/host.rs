@@ -20,6 +20,9 @@ use testhost::{Host, ImageBuild, Options, Plan, PreparedDisk, Stream, prepare};
 const LIMIT: Duration = Duration::from_secs(30);
 /// First argument by which this executable is a driver that waits for its end.
 const DRIVER: &str = "driver-that-waits";
+/// First argument by which this executable is a driver that makes a disk in the cache folder named
+/// by the second.
+const PREPARER: &str = "driver-that-prepares";
 
 macro_rules! trials {
     ($($name:ident),* $(,)?) => {
@@ -32,8 +35,10 @@ macro_rules! trials {
 
 fn main() -> ExitCode {
     testhost::reexec();
-    if std::env::args().nth(1).as_deref() == Some(DRIVER) {
-        return driver_that_waits();
+    match std::env::args().nth(1).as_deref() {
+        Some(DRIVER) => return driver_that_waits(),
+        Some(PREPARER) => return driver_that_prepares(),
+        _ => {}
     }
     drop(disk()); // made once, before the tests share it
     libtest_mimic::run(
@@ -51,7 +56,10 @@ fn main() -> ExitCode {
             what_is_left_is_named,
             a_boot_that_fails_says_why_and_leaves_nothing,
             a_killed_driver_leaves_nothing,
+            what_a_driver_killed_with_its_janitor_left_goes_at_the_next_boot,
             an_interrupted_driver_ends_in_order_and_leaves_nothing,
+            a_killed_preparation_leaves_only_a_partial_image,
+            an_interrupted_preparation_ends_in_order_and_leaves_no_image,
         ],
     )
     .exit_code()
@@ -244,7 +252,7 @@ fn a_running_program_is_followed_live_and_gets_its_signals() {
 }
 
 fn a_folder_of_the_machine_appears_inside_and_can_be_read_only() {
-    let mut host = boot();
+    let host = boot();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "from the machine").unwrap();
     host.bind(folder.path(), "/opt/read", true).unwrap();
@@ -318,7 +326,7 @@ fn a_warmed_build_needs_no_network() {
         ..Plan::default()
     };
     let disk = prepare(&plan, &say).unwrap();
-    let mut host = Host::boot(&disk, &Options::default()).unwrap();
+    let host = Host::boot(&disk, &Options::default()).unwrap();
     assert_eq!(
         host.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"])
             .unwrap(),
@@ -405,8 +413,72 @@ fn a_killed_driver_leaves_nothing() {
     until("all is gone", || mine.iter().all(|thing| !thing.exists()));
 }
 
+fn what_a_driver_killed_with_its_janitor_left_goes_at_the_next_boot() {
+    let (mut driver, mine) = start_driver();
+    let janitor = |thing: &&Thing| thing.command().contains(" __testhost janitor ");
+    let Some(Thing::Process(janitor, _)) = mine.iter().find(janitor) else {
+        panic!("no janitor")
+    };
+    assert!(
+        Command::new("kill")
+            .args(["-KILL", &janitor.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    driver.kill().unwrap();
+    driver.wait().unwrap();
+    let folder = |thing: &&Thing| matches!(thing, Thing::Folder(_));
+    until("processes and devices are gone", || {
+        mine.iter()
+            .filter(|thing| !folder(thing))
+            .all(|thing| !thing.exists())
+    });
+    until("the next boot removes the cgroup", || {
+        end(boot());
+        mine.iter().all(|thing| !thing.exists())
+    });
+}
+
 fn an_interrupted_driver_ends_in_order_and_leaves_nothing() {
     let (mut driver, mine) = start_driver();
+    interrupt(&driver);
+    assert_eq!(driver.wait().unwrap().code(), Some(3));
+    // In order means: gone before the driver was.
+    let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn a_killed_preparation_leaves_only_a_partial_image() {
+    let cache = tempfile::tempdir().unwrap();
+    let (mut driver, mine) = start_preparer(&cache);
+    driver.kill().unwrap();
+    driver.wait().unwrap();
+    until("all is gone", || mine.iter().all(|thing| !thing.exists()));
+    let mut names: Vec<_> = names(&cache);
+    names.retain(|name| !name.ends_with(".partial"));
+    assert_eq!(names, ["lock"]);
+}
+
+fn an_interrupted_preparation_ends_in_order_and_leaves_no_image() {
+    let cache = tempfile::tempdir().unwrap();
+    let (mut driver, mine) = start_preparer(&cache);
+    interrupt(&driver);
+    assert_eq!(driver.wait().unwrap().code(), Some(3));
+    let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(names(&cache), ["lock"]);
+}
+
+fn names(cache: &tempfile::TempDir) -> Vec<String> {
+    let entries = fs::read_dir(cache.path()).unwrap();
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+fn interrupt(driver: &Child) {
     let pid = driver.id().to_string();
     assert!(
         Command::new("kill")
@@ -415,10 +487,55 @@ fn an_interrupted_driver_ends_in_order_and_leaves_nothing() {
             .unwrap()
             .success()
     );
-    assert_eq!(driver.wait().unwrap().code(), Some(3));
-    // In order means: gone before the driver was.
-    let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
-    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Starts a driver that makes a disk; returns it in the midst of debootstrap with all that it has.
+fn start_preparer(cache: &tempfile::TempDir) -> (Child, Vec<Thing>) {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(PREPARER)
+        .arg(cache.path())
+        .stdout(Stdio::piped());
+    let mut driver = command.spawn().unwrap();
+    let mut lines = BufReader::new(driver.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("debootstrap")));
+    let mut things = Vec::new();
+    until("debootstrap runs", || {
+        things = descendants(driver.id());
+        things
+            .iter()
+            .any(|thing| thing.command().contains("debootstrap --variant"))
+    });
+    for entry in fs::read_dir("/sys/block").unwrap().flatten() {
+        let device = format!("/dev/{}", entry.file_name().display());
+        let file = entry.path().join("loop/backing_file");
+        if fs::read_to_string(file)
+            .is_ok_and(|file| file.starts_with(cache.path().to_str().unwrap()))
+        {
+            things.push(Thing::loop_device(&device));
+        }
+    }
+    assert!(things.iter().any(|thing| matches!(thing, Thing::Loop(..))));
+    (driver, things)
+}
+
+fn driver_that_prepares() -> ExitCode {
+    testhost::watch_signals().unwrap();
+    let cache = PathBuf::from(std::env::args().nth(2).unwrap());
+    let plan = Plan {
+        cache,
+        ..Plan::default()
+    };
+    let tell = |step: &str| writeln!(std::io::stdout().lock(), "{step}").unwrap();
+    match prepare(&plan, &tell) {
+        Err(error) if error.to_string().contains("interrupted") => ExitCode::from(3),
+        other => {
+            say(&format!("{other:?}"));
+            ExitCode::from(4)
+        }
+    }
 }
 
 /// Starts a driver with a host, a volume and a container; returns it with all that it has.
@@ -513,6 +630,15 @@ impl Thing {
 
     fn process(pid: u32) -> Option<Self> {
         Some(Thing::Process(pid, start_time(pid)?))
+    }
+
+    /// A process's command line.
+    fn command(&self) -> String {
+        let Thing::Process(pid, _) = self else {
+            return String::new();
+        };
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.replace('\0', " ")
     }
 
     fn exists(&self) -> bool {
