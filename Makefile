@@ -3,9 +3,11 @@
 
 CARGO ?= cargo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CARGO_HOME,RUSTUP_HOME)
-SHELL_FILES = $(shell git ls-files '*.sh' .ci/run)
+CARGO_DENY_VERSION = 0.20.2
+CARGO_DENY = target/tools/bin/cargo-deny
+SHELL_FILES = $(shell git ls-files '*.sh') .ci/run
 
-.PHONY: help demo test test-host format lint build
+.PHONY: help demo test test-host build format lint deny
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,11 +15,11 @@ help: ## this list
 demo: build ## one task and its job, from nothing to nothing, shown as it happens
 	@$(AS_ROOT) target/release/demo
 
-test: format lint ## everything that can be checked on one machine
+test: format lint deny ## everything that can be checked on one machine
 	$(CARGO) test --workspace
 	$(MAKE) test-host
 
-test-host: build ## the end-to-end tests on the test host (root)
+test-host: build ## the end-to-end tests on the test host
 	$(AS_ROOT) $(CARGO) test --release -p testhost --features root --test host
 	$(AS_ROOT) $(CARGO) test --release -p chain --features root --test chain
 
@@ -27,5 +29,13 @@ build: ## the programs, optimised
 format: ## check the format
 	$(CARGO) fmt --all --check
 
-lint: ## clippy with the project's lints
+lint: ## clippy and shellcheck
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	@command -v shellcheck >/dev/null || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y shellcheck; }
+	shellcheck $(SHELL_FILES)
+
+deny: $(CARGO_DENY) ## licences and sources of the dependencies
+	$(CARGO_DENY) --log-level error check --hide-inclusion-graph licenses bans sources
+
+$(CARGO_DENY):
+	$(CARGO) install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root target/tools
