@@ -107,6 +107,8 @@ impl Host {
         };
         let came_up = host.come_up(&first, options);
         host.first = Some(first);
+        // Now it is mounted, or need not be: before the host ends, which waits for its release.
+        drop(device);
         came_up?;
         Ok(host)
     }

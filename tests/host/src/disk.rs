@@ -116,6 +116,9 @@ fn make(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     };
     let file = create().with_context(|| format!("make {}", partial.display()))?;
     let filled = fill(&file).and_then(|()| {
+        // A power cut must not leave a disk that looks whole.
+        file.sync_all()
+            .with_context(|| format!("write {}", partial.display()))?;
         fs::rename(&partial, path).with_context(|| format!("rename {}", partial.display()))
     });
     if filled.is_err() {

@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,8 +31,7 @@ pub(crate) struct LoopDevice {
 #[derive(Debug, Clone)]
 pub(crate) struct LoopTrace {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    label: abi::Label,
 }
 
 impl LoopDevice {
@@ -47,7 +45,7 @@ impl LoopDevice {
                 "/dev/loop-control cannot be opened: loop devices are needed; \
              load the module (modprobe loop), or give a container its devices",
             )?;
-        let metadata = backing.metadata().context("loop device's backing file")?;
+        let label = abi::new_label();
         for _ in 0..ATTEMPTS {
             let number = abi::get_free(&control).context("LOOP_CTL_GET_FREE")?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
@@ -56,7 +54,7 @@ impl LoopDevice {
                 .write(true)
                 .open(&path)
                 .with_context(|| format!("open {}", path.display()))?;
-            match abi::configure(&device, backing) {
+            match abi::configure(&device, backing, label) {
                 // Somebody else was faster: the kernel only names a device, it does not keep it.
                 Err(nix::errno::Errno::EBUSY) => {}
                 Err(error) => {
@@ -65,8 +63,7 @@ impl LoopDevice {
                 Ok(()) => {
                     let trace = LoopTrace {
                         path: path.clone(),
-                        device: metadata.dev(),
-                        inode: metadata.ino(),
+                        label,
                     };
                     return Ok(Self {
                         path,
@@ -88,8 +85,7 @@ impl LoopTrace {
     /// The device's path while it still has our file.
     pub(crate) fn still_attached(&self) -> Option<&Path> {
         let device = File::open(&self.path).ok()?;
-        let (dev, inode) = abi::backing(&device)?;
-        (dev == self.device && inode == self.inode).then_some(self.path.as_path())
+        (abi::label_of(&device)? == self.label).then_some(self.path.as_path())
     }
 }
 
@@ -154,6 +150,11 @@ pub(crate) fn make_xfs(device: &Path) -> Result<()> {
 mod abi {
     use super::{AsRawFd, File};
     use nix::errno::Errno;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::SystemTime;
+
+    /// `lo_file_name`, which is for its user to choose.
+    pub(super) type Label = [u8; 64];
 
     const LOOP_GET_STATUS64: u64 = 0x4C05;
     const LOOP_CONFIGURE: u64 = 0x4C0A;
@@ -206,12 +207,13 @@ mod abi {
         Errno::result(unsafe { nix::libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })
     }
 
-    pub(super) fn configure(device: &File, backing: &File) -> Result<(), Errno> {
+    pub(super) fn configure(device: &File, backing: &File, label: Label) -> Result<(), Errno> {
         let config = LoopConfig {
             fd: u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?,
             block_size: 0,
             info: LoopInfo64 {
                 flags: LO_FLAGS_AUTOCLEAR,
+                file_name: label,
                 ..EMPTY
             },
             reserved: [0; 8],
@@ -223,12 +225,28 @@ mod abi {
         Errno::result(result).map(drop)
     }
 
-    /// Device and inode number of the file behind `device`; none when there is no file.
-    pub(super) fn backing(device: &File) -> Option<(u64, u64)> {
+    /// The name given to `device` with its file; none when it has no file.
+    pub(super) fn label_of(device: &File) -> Option<Label> {
         let mut info = EMPTY;
         // SAFETY: `info` has the layout of struct loop_info64, which the kernel fills.
         let result =
             unsafe { nix::libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-        (result == 0).then_some((info.device, info.inode))
+        (result == 0).then_some(info.file_name)
+    }
+
+    /// A name that no other device of this boot of the machine has. (The inode number of a
+    /// nameless file is used again at once.)
+    pub(super) fn new_label() -> Label {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_nanos();
+        let mut label = [0; 64];
+        let text = format!("testhost-{}-{count}-{now}", std::process::id());
+        // The last byte stays zero: it is a C string.
+        for (byte, letter) in label[..63].iter_mut().zip(text.bytes()) {
+            *byte = letter;
+        }
+        label
     }
 }

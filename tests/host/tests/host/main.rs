@@ -6,23 +6,24 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod drivers;
+mod things;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use drivers::{
+    DRIVER, Driver, PREPARER, driver_that_prepares, driver_that_waits, start_driver, start_preparer,
+};
 use libtest_mimic::{Arguments, Trial};
 use testhost::{Host, ImageBuild, Options, Plan, PreparedDisk, Stream, prepare};
+use things::Thing;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// First argument by which this executable is a driver that waits for its end.
-const DRIVER: &str = "driver-that-waits";
-/// First argument by which this executable is a driver that makes a disk in the cache folder named
-/// by the second.
-const PREPARER: &str = "driver-that-prepares";
 
 macro_rules! trials {
     ($($name:ident),* $(,)?) => {
@@ -393,23 +394,23 @@ fn what_is_left_is_named() {
 }
 
 fn a_boot_that_fails_says_why_and_leaves_nothing() {
-    let output = Command::new("/proc/self/exe")
-        .arg(DRIVER)
-        .arg("--no-such-option")
-        .output()
-        .unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("unknown flag: --no-such-option"), "{error}");
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "processes []\ncgroups []\n"
+    let (_driver, lines) = Driver::start(&[DRIVER, "--no-such-option"]);
+    let lines: Vec<_> = lines.collect();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("unknown flag: --no-such-option")),
+        "{lines:?}"
+    );
+    assert!(
+        lines.ends_with(&["processes []".into(), "cgroups []".into()]),
+        "{lines:?}"
     );
 }
 
 fn a_killed_driver_leaves_nothing() {
     let (mut driver, mine) = start_driver();
-    driver.kill().unwrap();
-    assert_eq!(driver.wait().unwrap().signal(), Some(9));
+    driver.kill();
     until("all is gone", || mine.iter().all(|thing| !thing.exists()));
 }
 
@@ -426,8 +427,7 @@ fn what_a_driver_killed_with_its_janitor_left_goes_at_the_next_boot() {
             .unwrap()
             .success()
     );
-    driver.kill().unwrap();
-    driver.wait().unwrap();
+    driver.kill();
     let folder = |thing: &&Thing| matches!(thing, Thing::Folder(_));
     until("processes and devices are gone", || {
         mine.iter()
@@ -442,8 +442,7 @@ fn what_a_driver_killed_with_its_janitor_left_goes_at_the_next_boot() {
 
 fn an_interrupted_driver_ends_in_order_and_leaves_nothing() {
     let (mut driver, mine) = start_driver();
-    interrupt(&driver);
-    assert_eq!(driver.wait().unwrap().code(), Some(3));
+    assert_eq!(driver.interrupt(), Some(3));
     // In order means: gone before the driver was.
     let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -452,8 +451,7 @@ fn an_interrupted_driver_ends_in_order_and_leaves_nothing() {
 fn a_killed_preparation_leaves_only_a_partial_image() {
     let cache = tempfile::tempdir().unwrap();
     let (mut driver, mine) = start_preparer(&cache);
-    driver.kill().unwrap();
-    driver.wait().unwrap();
+    driver.kill();
     until("all is gone", || mine.iter().all(|thing| !thing.exists()));
     let mut names: Vec<_> = names(&cache);
     names.retain(|name| !name.ends_with(".partial"));
@@ -463,8 +461,7 @@ fn a_killed_preparation_leaves_only_a_partial_image() {
 fn an_interrupted_preparation_ends_in_order_and_leaves_no_image() {
     let cache = tempfile::tempdir().unwrap();
     let (mut driver, mine) = start_preparer(&cache);
-    interrupt(&driver);
-    assert_eq!(driver.wait().unwrap().code(), Some(3));
+    assert_eq!(driver.interrupt(), Some(3));
     let left: Vec<_> = mine.iter().filter(|thing| thing.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(names(&cache), ["lock"]);
@@ -475,226 +472,5 @@ fn names(cache: &tempfile::TempDir) -> Vec<String> {
     entries
         .flatten()
         .map(|entry| entry.file_name().into_string().unwrap())
-        .collect()
-}
-
-fn interrupt(driver: &Child) {
-    let pid = driver.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
-/// Starts a driver that makes a disk; returns it in the midst of debootstrap with all that it has.
-fn start_preparer(cache: &tempfile::TempDir) -> (Child, Vec<Thing>) {
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg(PREPARER)
-        .arg(cache.path())
-        .stdout(Stdio::piped());
-    let mut driver = command.spawn().unwrap();
-    let mut lines = BufReader::new(driver.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
-    assert!(lines.any(|line| line.starts_with("debootstrap")));
-    let mut things = Vec::new();
-    until("debootstrap runs", || {
-        things = descendants(driver.id());
-        things
-            .iter()
-            .any(|thing| thing.command().contains("debootstrap --variant"))
-    });
-    for entry in fs::read_dir("/sys/block").unwrap().flatten() {
-        let device = format!("/dev/{}", entry.file_name().display());
-        let file = entry.path().join("loop/backing_file");
-        if fs::read_to_string(file)
-            .is_ok_and(|file| file.starts_with(cache.path().to_str().unwrap()))
-        {
-            things.push(Thing::loop_device(&device));
-        }
-    }
-    assert!(things.iter().any(|thing| matches!(thing, Thing::Loop(..))));
-    (driver, things)
-}
-
-fn driver_that_prepares() -> ExitCode {
-    testhost::watch_signals().unwrap();
-    let cache = PathBuf::from(std::env::args().nth(2).unwrap());
-    let plan = Plan {
-        cache,
-        ..Plan::default()
-    };
-    let tell = |step: &str| writeln!(std::io::stdout().lock(), "{step}").unwrap();
-    match prepare(&plan, &tell) {
-        Err(error) if error.to_string().contains("interrupted") => ExitCode::from(3),
-        other => {
-            say(&format!("{other:?}"));
-            ExitCode::from(4)
-        }
-    }
-}
-
-/// Starts a driver with a host, a volume and a container; returns it with all that it has.
-fn start_driver() -> (Child, Vec<Thing>) {
-    let mut driver = Command::new("/proc/self/exe")
-        .arg(DRIVER)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(driver.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
-    let mut things: Vec<_> = lines
-        .by_ref()
-        .take_while(|line| line != "up")
-        .map(|line| Thing::loop_device(&line))
-        .collect();
-    assert_eq!(things.len(), 2, "the disk and a volume");
-    let processes = descendants(driver.id());
-    // First process, PID 1, janitor, dockerd, containerd, shim, the container's sleep.
-    assert!(processes.len() >= 7, "{processes:?}");
-    things.extend(processes);
-    let cgroups = cgroups_of(driver.id());
-    assert_eq!(cgroups.len(), 1);
-    things.extend(cgroups.into_iter().map(Thing::Folder));
-    for thing in &things {
-        assert!(thing.exists(), "{thing:?}");
-    }
-    (driver, things)
-}
-
-/// The driver: tells its loop devices, then waits for its end. With arguments for dockerd: tells
-/// what is left after its boot failed.
-fn driver_that_waits() -> ExitCode {
-    testhost::watch_signals().unwrap();
-    let options = Options {
-        dockerd_arguments: std::env::args().skip(2).collect(),
-        ..Options::default()
-    };
-    let mut out = std::io::stdout().lock();
-    let mut host = match Host::boot(&disk(), &options) {
-        Ok(host) => host,
-        Err(error) => {
-            say(&format!("{error:#}"));
-            writeln!(out, "processes {:?}", descendants(std::process::id())).unwrap();
-            writeln!(out, "cgroups {:?}", cgroups_of(std::process::id())).unwrap();
-            return ExitCode::from(4);
-        }
-    };
-    host.volume("one", 1 << 30).unwrap();
-    host.run([
-        "docker",
-        "run",
-        "-d",
-        "-v",
-        "/ebs/one:/v",
-        "debian:trixie-slim",
-        "sleep",
-        "9876",
-    ])
-    .unwrap();
-    let devices = host
-        .run(["df", "--output=source", "/", "/ebs/one"])
-        .unwrap();
-    for device in devices.lines().skip(1) {
-        writeln!(out, "{device}").unwrap();
-    }
-    writeln!(out, "up").unwrap();
-    let waited = host.run(["sleep", "infinity"]);
-    assert!(waited.unwrap_err().to_string().contains("interrupted") || testhost::interrupted());
-    drop(host);
-    ExitCode::from(3)
-}
-
-/// Something on the machine that must go with its host.
-#[derive(Debug)]
-enum Thing {
-    Folder(PathBuf),
-    /// A file of sysfs and what is in it while the device has this backing file.
-    Loop(PathBuf, String),
-    /// A process and when it started.
-    Process(u32, String),
-}
-
-impl Thing {
-    fn loop_device(path: &str) -> Self {
-        let name = path.strip_prefix("/dev/").unwrap();
-        let file = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
-        let backing = fs::read_to_string(&file).unwrap();
-        Thing::Loop(file, backing)
-    }
-
-    fn process(pid: u32) -> Option<Self> {
-        Some(Thing::Process(pid, start_time(pid)?))
-    }
-
-    /// A process's command line.
-    fn command(&self) -> String {
-        let Thing::Process(pid, _) = self else {
-            return String::new();
-        };
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.replace('\0', " ")
-    }
-
-    fn exists(&self) -> bool {
-        match self {
-            Thing::Folder(path) => path.exists(),
-            Thing::Loop(file, backing) => fs::read_to_string(file).is_ok_and(|now| now == *backing),
-            Thing::Process(pid, start) => start_time(*pid).as_ref() == Some(start),
-        }
-    }
-}
-
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)
-        .map(Into::into)
-}
-
-fn descendants(pid: u32) -> Vec<Thing> {
-    let mut found = Vec::new();
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return found;
-    };
-    for task in tasks.flatten() {
-        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children
-            .split_whitespace()
-            .map(|child| child.parse().unwrap())
-        {
-            found.extend(Thing::process(child));
-            found.extend(descendants(child));
-        }
-    }
-    found
-}
-
-fn cgroups_of(driver: u32) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let cgroup2 = mounts
-        .lines()
-        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
-        .unwrap();
-    let entries = fs::read_dir(cgroup2.split(' ').nth(1).unwrap()).unwrap();
-    let prefix = format!("testhost-{driver}-");
-    let ours = |path: &PathBuf| {
-        path.file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .starts_with(&prefix)
-    };
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(ours)
         .collect()
 }
