@@ -45,8 +45,17 @@ pub(crate) struct Conversation {
     pub(crate) broker: Arc<Broker>,
     pub(crate) performance: Arc<Performance>,
     pub(crate) skip_session_recover: bool,
-    pub(crate) busy: Arc<AtomicBool>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) listener: Sender<Event>,
+}
+
+/// What the listener tells the conversation.
+#[derive(Default)]
+pub(crate) struct Presence {
+    /// A job runs.
+    pub(crate) busy: AtomicBool,
+    /// The listener is ending; whatever a poll says now is not answered any more.
+    pub(crate) over: AtomicBool,
 }
 
 /// Seconds between two attempts at a session.
@@ -70,6 +79,14 @@ impl Conversation {
             let end = self.converse();
             self.say(Said::Ended(end));
         });
+    }
+
+    /// A real listener cancels its polls; here the thread stops at the next opportunity, and the
+    /// end of the process takes it along.
+    fn stop_when_over(&self) {
+        while self.presence.over.load(Ordering::Relaxed) {
+            thread::park();
+        }
     }
 
     fn say(&self, said: Said) {
@@ -97,6 +114,7 @@ impl Conversation {
         let mut troubles = Troubles::default();
         let mut failing = false;
         loop {
+            self.stop_when_over();
             terminal.line("");
             terminal.success("Connected to GitHub");
             terminal.line("");
@@ -181,7 +199,7 @@ impl Conversation {
         let terminal = &self.runner.terminal;
         let mut errors = 0;
         loop {
-            let busy = self.busy.load(Ordering::Relaxed);
+            let busy = self.presence.busy.load(Ordering::Relaxed);
             let refused = match self.broker.message(session, busy) {
                 Ok(Some(message)) => {
                     if errors > 0 {
@@ -192,6 +210,7 @@ impl Conversation {
                 Ok(None) => continue,
                 Err(refused) => refused,
             };
+            self.stop_when_over();
             terminal
                 .diag()
                 .error("BrokerMessageListener", &refused.to_string());

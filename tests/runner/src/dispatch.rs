@@ -35,9 +35,10 @@ enum Stage {
         orders: ChildStdin,
         worker: u32,
     },
-    /// An order was given; a second one changes nothing.
+    /// An order was given; a second one changes nothing. The worker takes the end of its input
+    /// for the listener's death, so that stays open.
     Ending {
-        worker: Option<u32>,
+        worker: Option<(ChildStdin, u32)>,
     },
     Ended,
 }
@@ -94,27 +95,28 @@ impl Job {
         thread::spawn(move || {
             thread::sleep(limit);
             if let Stage::Ending {
-                worker: Some(worker),
-            } = *lock(&stage)
+                worker: Some((_, worker)),
+            } = &*lock(&stage)
             {
-                process_tree::kill_tree(worker);
+                process_tree::kill_tree(*worker);
             }
         });
     }
 
     fn order(&self, order: &Order) {
         let mut stage = lock(&self.stage);
-        let worker = match &mut *stage {
+        let worker = match std::mem::replace(&mut *stage, Stage::Ended) {
             Stage::Preparing => None,
-            Stage::Running { orders, worker } => {
+            Stage::Running { mut orders, worker } => {
                 // A worker that does not read any more is ending anyway.
-                drop(send(
-                    orders,
-                    &serde_json::to_value(order).unwrap_or_default(),
-                ));
-                Some(*worker)
+                let order = serde_json::to_value(order).unwrap_or_default();
+                drop(send(&mut orders, &order));
+                Some((orders, worker))
             }
-            Stage::Ending { .. } | Stage::Ended => return,
+            other @ (Stage::Ending { .. } | Stage::Ended) => {
+                *stage = other;
+                return;
+            }
         };
         *stage = Stage::Ending { worker };
     }

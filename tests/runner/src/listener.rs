@@ -4,7 +4,7 @@
 //! the loop is a function of its own, because each leaves other things behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::broker::{Broker, Refused};
-use crate::conversation::{Conversation, End, Said};
+use crate::conversation::{Conversation, End, Presence, Said};
 use crate::dispatch::{Job, display_name};
 use crate::failure::{
     Failure, Outcome, RUN_ONCE_UPDATING, SESSION_CONFLICT, SUCCESS, TERMINATED, UPDATING,
@@ -43,7 +43,7 @@ struct Listener {
     events: Sender<Event>,
     inbox: Receiver<Event>,
     session: Option<String>,
-    busy: Arc<AtomicBool>,
+    presence: Arc<Presence>,
     job: Option<Job>,
     /// Ends after one job.
     run_once: bool,
@@ -109,7 +109,7 @@ fn start(runner: &Arc<Runner>, arguments: &Arguments) -> Result<u8, Failure> {
         events,
         inbox,
         session: None,
-        busy: Arc::default(),
+        presence: Arc::default(),
         job: None,
         run_once: settings.ephemeral || arguments.flag("once") || return_result,
         return_result,
@@ -125,7 +125,7 @@ impl Listener {
             broker: Arc::clone(&self.broker),
             performance: Arc::clone(&self.performance),
             skip_session_recover: self.settings.skip_session_recover,
-            busy: Arc::clone(&self.busy),
+            presence: Arc::clone(&self.presence),
             listener: self.events.clone(),
         }
         .start();
@@ -236,7 +236,7 @@ impl Listener {
             "root": runner.root,
             "work": runner.store.work(&self.settings),
         });
-        self.busy.store(true, Ordering::Relaxed);
+        self.presence.busy.store(true, Ordering::Relaxed);
         self.job = Some(Job::start(
             &self.runner,
             &self.performance,
@@ -248,7 +248,7 @@ impl Listener {
 
     fn job_ended(&mut self, outcome: Outcome) -> Result<Option<u8>, Failure> {
         self.job = None;
-        self.busy.store(false, Ordering::Relaxed);
+        self.presence.busy.store(false, Ordering::Relaxed);
         if let Some(code) = self.performance.at(Phase::JobDone) {
             return Ok(Some(code));
         }
@@ -374,6 +374,7 @@ impl Listener {
 
     /// The service may have forgotten an ephemeral runner already, so no answer is an error.
     fn end_session(&mut self) {
+        self.presence.over.store(true, Ordering::Relaxed);
         if self.session.take().is_none() {
             return;
         }
