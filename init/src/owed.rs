@@ -41,6 +41,11 @@ impl<T: fmt::Debug> Owed<T> {
         self.duties.iter()
     }
 
+    /// Every duty that is still owed, the oldest first, for duties that are performed together.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
+        self.duties.iter_mut()
+    }
+
     /// Takes a duty back that another path has settled, the newest that matches.
     pub fn settled(&mut self, matches: impl Fn(&T) -> bool) {
         if let Some(index) = self.duties.iter().rposition(matches) {
@@ -86,6 +91,18 @@ mod tests {
         assert_eq!(owed.last_mut().copied(), Some("deregister"));
         owed.done();
         assert!(owed.last_mut().is_none());
+    }
+
+    #[test]
+    fn duties_that_do_not_depend_on_each_other_can_be_performed_together() {
+        let mut owed = Owed::default();
+        owed.owe(1);
+        owed.owe(2);
+        let [first, second] = owed.iter_mut().collect::<Vec<_>>().try_into().unwrap();
+        std::mem::swap(first, second);
+        assert_eq!(owed.iter().copied().collect::<Vec<_>>(), [2, 1]);
+        owed.done();
+        owed.done();
     }
 
     #[test]
