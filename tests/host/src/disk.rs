@@ -1,15 +1,17 @@
 //! Owns the disk image that hosts are cloned from: when one is made, and from what.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::boot::{Host, Options};
 use crate::loopdev::{LoopDevice, clone_into, make_xfs};
-use crate::process::until;
+use crate::process::{self, indent, tail, until};
 use crate::{cache, packages, recipe, reexec};
 
 /// Name of the base image on the disk: Debian's minbase, slimmed as `debian:*-slim` is.
@@ -172,7 +174,7 @@ fn make_disk(
         let context = format!("/run/testhost/context-{index}");
         host.bind(&image.context, &context, true)?;
         // Untagged: a run must not find an image that it did not build.
-        host.run(image.command_line(&context))?;
+        build(&host, &image.command_line(&context), progress)?;
         host.run(["docker", "image", "prune", "--force"])?;
     }
     // What was deleted becomes holes again, so that a clone does not copy it.
@@ -180,6 +182,31 @@ fn make_disk(
     let left = host.shutdown()?;
     if !left.machine.is_empty() {
         bail!("the disk is still in use: {left}");
+    }
+    Ok(())
+}
+
+/// The step of the Dockerfile that a line of `docker build --progress=plain` announces.
+fn build_step(line: &str) -> Option<&str> {
+    let (number, step) = line.split_once(' ')?;
+    let step = (number.starts_with('#') && step.starts_with('[')).then_some(step)?;
+    (!step.starts_with("[internal]")).then_some(step)
+}
+
+fn build(host: &Host, words: &[String], progress: &dyn Fn(&str)) -> Result<()> {
+    let (send, lines) = channel();
+    let mut running = host.follow(words, move |_, line| drop(send.send(line.to_owned())))?;
+    let mut seen = String::new();
+    let mut steps = BTreeSet::new(); // each is named several times
+    process::each_line(&lines, |line| {
+        if let Some(step) = build_step(line).filter(|step| steps.insert((*step).to_owned())) {
+            progress(step);
+        }
+        seen.extend([line, "\n"]);
+    })?;
+    let status = running.wait(DETACH_LIMIT)?;
+    if !status.success() {
+        bail!("{}: {status}{}", words.join(" "), indent(tail(&seen, 40)));
     }
     Ok(())
 }
@@ -264,6 +291,17 @@ mod tests {
         write("Dockerfile", "FROM b");
         assert_ne!(second, key());
         assert_ne!(key(), disk_key(&[]).unwrap());
+    }
+
+    #[test]
+    fn the_steps_of_a_build_are_told_and_nothing_else_of_its_output() {
+        let told = [
+            "#7 [packages 2/3] RUN apt-get update",
+            "#1 [internal] load x",
+            "#7 0.5 [x] y",
+        ];
+        let told: Vec<_> = told.into_iter().filter_map(build_step).collect();
+        assert_eq!(told, ["[packages 2/3] RUN apt-get update"]);
     }
 
     #[test]

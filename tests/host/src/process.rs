@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -181,6 +182,21 @@ pub(crate) fn collect(mut command: Command) -> Result<Output> {
     })
 }
 
+/// Hands each line to `on_line`, on the caller's thread, until the senders are gone.
+///
+/// # Errors
+/// The driver is interrupted.
+pub(crate) fn each_line(lines: &Receiver<String>, mut on_line: impl FnMut(&str)) -> Result<()> {
+    loop {
+        interrupt::check()?;
+        match lines.recv_timeout(PAUSE * 10) {
+            Ok(line) => on_line(&line),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
 /// Looks at `condition` until it holds; false when it still does not after `limit`.
 pub(crate) fn until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
@@ -229,7 +245,7 @@ fn wait(child: &mut Child, name: &str, limit: Duration) -> Result<ExitStatus> {
     }
 }
 
-fn read_lines<R, F>(source: R, stream: Stream, on_line: Arc<F>) -> JoinHandle<()>
+pub(crate) fn read_lines<R, F>(source: R, stream: Stream, on_line: Arc<F>) -> JoinHandle<()>
 where
     R: Read + Send + 'static,
     F: Fn(Stream, &str) + Send + Sync + 'static,

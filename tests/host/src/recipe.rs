@@ -2,17 +2,17 @@
 
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 
-use crate::interrupt;
 use crate::namespaces::{self, Side};
-use crate::process::{indent, tail};
+use crate::process::{self, Stream, indent, tail};
 use crate::reexec::{self, Part};
 
 const SCRIPT: &str = include_str!("rootfs.sh");
@@ -64,28 +64,42 @@ pub(crate) fn build(device: &Path, progress: &dyn Fn(&str)) -> Result<()> {
         .stderr(Stdio::null())
         .spawn()
         .context("start the builder of the root filesystem")?;
-    let lines = BufReader::new(child.stdout.take().context("no standard output")?).split(b'\n');
+    let (send, lines) = channel();
+    let stdout = child.stdout.take().context("no standard output")?;
+    // Nobody listens any more once the driver was interrupted.
+    let on_line = move |_, line: &str| drop(send.send(line.to_owned()));
+    drop(process::read_lines(
+        stdout,
+        Stream::Stdout,
+        Arc::new(on_line),
+    ));
     let mut seen = String::new();
-    for line in lines.map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line);
-        match line.strip_prefix("== ") {
-            Some(step) => progress(step),
-            None => seen.extend([&line, "\n"]),
-        }
-        if interrupt::interrupted() {
-            break; // the closing of its standard input ends the builder and all below it
-        }
-    }
+    let followed = process::each_line(&lines, |line| match line.strip_prefix("== ") {
+        Some(step) => progress(step),
+        None => seen.extend([line, "\n"]),
+    });
+    // Ends the builder and all below it, if it has not ended by itself.
     drop(child.stdin.take());
     let status = child.wait().context("wait for the builder")?;
-    interrupt::check()?;
+    followed?;
     if !status.success() {
         bail!(
-            "make the root filesystem: {status}{}",
+            "make the root filesystem: {status}{}{}",
+            remedy(&seen),
             indent(tail(&seen, 20))
         );
     }
     Ok(())
+}
+
+fn remedy(output: &str) -> &'static str {
+    if output.contains("unknown key") {
+        "; this machine's debian-archive-keyring is too old for the suite: install a newer one"
+    } else if output.contains("Failed getting release file") || output.contains("Failed to fetch") {
+        "; is the package mirror reachable?"
+    } else {
+        ""
+    }
 }
 
 /// The builder itself: a shell with the script, in mount and PID namespaces of its own.

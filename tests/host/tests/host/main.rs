@@ -311,7 +311,7 @@ fn a_container_reaches_a_process_of_the_host_at_the_gateway() {
 fn a_warmed_build_needs_no_network() {
     let context = tempfile::tempdir().unwrap();
     let dockerfile = "FROM debian:trixie-slim\n\
-        RUN apt-get -q update && apt-get -q -y --no-install-recommends install sl\n\
+        RUN apt-get -q update && apt-get -q -y --no-install-recommends install cowsay\n\
         COPY word /word\n";
     fs::write(context.path().join("Dockerfile"), dockerfile).unwrap();
     fs::write(context.path().join("word"), "first").unwrap();
@@ -338,7 +338,7 @@ fn a_warmed_build_needs_no_network() {
     let mut words = image.command_line("/context");
     words.push("--tag=warm".into());
     host.run(&words).unwrap();
-    let script = "cat /word && test -x /usr/games/sl";
+    let script = "cat /word && test -x /usr/games/cowsay";
     assert_eq!(
         host.run(["docker", "run", "--rm", "warm", "sh", "-c", script])
             .unwrap(),
