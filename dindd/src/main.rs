@@ -1,1 +1,40 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod cgroup;
+mod check;
+mod cli;
+mod config;
+mod data_root;
+mod dockerd;
+mod firewall;
+mod health;
+mod health_server;
+mod inside;
+mod isolation;
+mod lifecycle;
+mod mirrors;
+mod mounts;
+mod nest;
+mod overlay;
+mod privileges;
+mod probe;
+mod reap;
+mod removal;
+mod report;
+mod runc;
+mod sockets;
+mod storage;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // As the container runtime, the process becomes runc at once: it has no child to wait for, and
+    // the handlers below would only cost every container a little of its start.
+    if let Some(refused) = runc::become_runc_if_asked() {
+        return refused;
+    }
+    match init::start() {
+        Ok((children, signals)) => ExitCode::from(cli::run(children, signals)),
+        Err(_) => ExitCode::from(init::exit_code::UNEXPECTED),
+    }
+}

@@ -1,0 +1,188 @@
+//! `dindd check`: every precondition with its remedy, for people and for machines.
+//!
+//! Owns the list and its two forms. It asks the same questions as the start and changes nothing
+//! that outlives it.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use init::{Children, exit_code};
+use serde::Serialize;
+use tracing::error;
+
+use crate::config::{Settings, Tcp};
+use crate::isolation::Isolation;
+use crate::{cgroup, dockerd, firewall, health_server, isolation, mirrors, privileges, storage};
+
+/// What was found for one precondition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    /// dindd would run, with less than it could have.
+    Weak,
+    /// dindd would not run.
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    verdict: Verdict,
+    /// What was found, or what is missing and the remedy.
+    detail: String,
+}
+
+impl Row {
+    fn new(name: &'static str, verdict: Verdict, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            verdict,
+            detail: detail.into(),
+        }
+    }
+
+    fn of(name: &'static str, found: Result<String>) -> Self {
+        match found {
+            Ok(detail) => Self::new(name, Verdict::Ok, detail),
+            Err(cause) => Self::new(name, Verdict::Missing, format!("{cause:#}")),
+        }
+    }
+}
+
+/// Asks everything and prints it; the code to exit with.
+pub(crate) async fn run(settings: &Settings, children: &Children, json: bool) -> u8 {
+    let rows = rows(settings, children).await;
+    let mut out = io::stdout().lock();
+    let told = if json {
+        let whole = serde_json::json!({ "ok": would_run(&rows), "checks": rows });
+        writeln!(out, "{whole:#}")
+    } else {
+        tell(&mut out, &rows)
+    };
+    if let Err(cause) = told {
+        error!("cannot write to standard output: {cause}");
+        return exit_code::UNEXPECTED;
+    }
+    if would_run(&rows) {
+        exit_code::DONE
+    } else {
+        exit_code::UNEXPECTED
+    }
+}
+
+fn would_run(rows: &[Row]) -> bool {
+    rows.iter().all(|row| row.verdict != Verdict::Missing)
+}
+
+async fn rows(settings: &Settings, children: &Children) -> Vec<Row> {
+    let storage = &settings.storage;
+    let suitable = storage::require_suitable(storage, settings.allow_any_fs);
+    let address = format!("{} is free", settings.health_addr);
+    vec![
+        Row::of(
+            "capabilities",
+            privileges::require().map(|()| "SYS_ADMIN, NET_ADMIN".into()),
+        ),
+        Row::of("storage", suitable.map(|()| storage.display().to_string())),
+        space(settings),
+        Row::of(
+            "cgroup",
+            cgroup::require_our_own(&settings.cgroup).map(|()| "v2, a namespace of its own".into()),
+        ),
+        isolation(children).await,
+        Row::of(
+            "engine",
+            dockerd::major_version(children)
+                .await
+                .map(|version| format!("dockerd {version}")),
+        ),
+        Row::of(
+            "iptables",
+            firewall::choose(children)
+                .await
+                .map(|found| format!("{found:?}")),
+        ),
+        mirrors(settings).await,
+        Row::of(
+            "log-target",
+            dockerd::require_log_target(&settings.engine)
+                .map(|()| settings.engine.log_driver.clone()),
+        ),
+        match settings.engine.tcp {
+            Tcp::Health => Row::of(
+                "health-port",
+                health_server::bind(settings.health_addr)
+                    .await
+                    .map(|_| address),
+            ),
+            Tcp::Full => Row::new(
+                "health-port",
+                Verdict::Weak,
+                format!(
+                    "DINDD_TCP=full: {} is root for whoever reaches it",
+                    settings.health_addr
+                ),
+            ),
+        },
+    ]
+}
+
+fn space(settings: &Settings) -> Row {
+    match storage::Space::of(&settings.storage) {
+        Ok(space) => {
+            let verdict = if space.is_tight() {
+                Verdict::Weak
+            } else {
+                Verdict::Ok
+            };
+            let mebibytes = |bytes: u64| bytes >> 20;
+            let (free, total) = (mebibytes(space.free_bytes), mebibytes(space.total_bytes));
+            Row::new("space", verdict, format!("{free} of {total} MiB free"))
+        }
+        Err(cause) => Row::new("space", Verdict::Missing, format!("{cause:#}")),
+    }
+}
+
+async fn isolation(children: &Children) -> Row {
+    let chosen = match isolation::probe(children).await {
+        Ok(allowed) => Isolation::strongest(allowed),
+        Err(cause) => return Row::new("isolation", Verdict::Missing, format!("{cause:#}")),
+    };
+    match chosen {
+        Isolation::Plain => Row::new("isolation", Verdict::Ok, chosen.to_string()),
+        Isolation::Wrapped(_) => {
+            let detail = format!("{chosen}; stronger would be: {}", chosen.stronger());
+            Row::new("isolation", Verdict::Weak, detail)
+        }
+    }
+}
+
+async fn mirrors(settings: &Settings) -> Row {
+    let asked = &settings.engine.mirrors;
+    let answering = mirrors::that_answer(asked).await;
+    let detail = format!("{} of {} answer", answering.len(), asked.len());
+    let verdict = if answering.len() == asked.len() {
+        Verdict::Ok
+    } else {
+        Verdict::Weak
+    };
+    Row::new("mirrors", verdict, detail)
+}
+
+fn tell(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
+    let width = rows
+        .iter()
+        .map(|row| row.name.len())
+        .max()
+        .unwrap_or_default();
+    for row in rows {
+        let verdict = match row.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Weak => "weak",
+            Verdict::Missing => "MISSING",
+        };
+        writeln!(out, "{:width$}  {verdict:7}  {}", row.name, row.detail)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! PID 1 of dockerd's namespaces: dindd once more, on the inside.
+//!
+//! Owns dockerd's process: arranges its mounts, starts it, passes signals on, reaps what it and
+//! its shims leave, and returns what it returns. When this process ends, however it ends, the
+//! kernel kills everything else in the namespace and undoes every mount in it. It knows its
+//! dindd only by a pipe: the first line says what to do, the end of it means that dindd is gone.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use init::log::Format;
+use init::settings::Environment;
+use init::{Children, Signals, exit_code};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tracing::error;
+
+use crate::mounts::{self, View};
+
+/// The hidden command.
+pub(crate) const NAME: &str = "inside";
+
+/// Variables of ours, and of a Docker client, that would change what dockerd does
+/// (docker/cli `opts`, moby `cmd/dockerd/options.go`: `DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`).
+const KEPT_FROM_DOCKERD: [&str; 5] = [
+    "DINDD_",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "DOCKER_TLS",
+    "DOCKER_CERT_PATH",
+];
+
+/// What to do, as one line of JSON.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Plan {
+    pub(crate) view: View,
+    /// Program and arguments.
+    pub(crate) dockerd: Vec<String>,
+    pub(crate) path: String,
+    pub(crate) log_json: bool,
+    pub(crate) log_level: String,
+}
+
+pub(crate) fn run(children: &Children, signals: Signals) -> u8 {
+    match try_run(children, signals) {
+        Ok(code) => code,
+        Err(cause) => {
+            error!("dockerd cannot be started: {cause:#}");
+            exit_code::UNEXPECTED
+        }
+    }
+}
+
+fn try_run(children: &Children, signals: Signals) -> Result<u8> {
+    let mut lifeline = BufReader::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
+    let mut line = String::new();
+    lifeline
+        .read_line(&mut line)
+        .context("cannot read what to do")?;
+    let plan: Plan = serde_json::from_str(&line).context("what to do makes no sense")?;
+    let format = if plan.log_json {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    init::log::start(format, &plan.log_level)?;
+    mounts::arrange(&plan.view)?;
+    let orphaned = watch(lifeline)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(attend(&plan, children, signals, orphaned))
+}
+
+/// Reports the end of the pipe: dindd is gone, and with it the reason for everything here.
+fn watch(mut lifeline: BufReader<File>) -> Result<oneshot::Receiver<()>> {
+    let (report, gone) = oneshot::channel();
+    std::thread::Builder::new()
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            std::io::copy(&mut lifeline, &mut std::io::sink()).ok();
+            // Nobody waits any more when dockerd has just ended.
+            report.send(()).ok();
+        })?;
+    Ok(gone)
+}
+
+async fn attend(
+    plan: &Plan,
+    children: &Children,
+    mut signals: Signals,
+    mut orphaned: oneshot::Receiver<()>,
+) -> Result<u8> {
+    let mut dockerd = children
+        .spawn(&mut command(plan)?)
+        .with_context(|| format!("cannot start {}", plan.dockerd.join(" ")))?;
+    loop {
+        tokio::select! {
+            exit = dockerd.exited() => return Ok(exit.shell_code()),
+            signal = signals.next() => dockerd.signal(signal),
+            _ = &mut orphaned => return Ok(exit_code::UNEXPECTED),
+        }
+    }
+}
+
+fn command(plan: &Plan) -> Result<Command> {
+    let (program, arguments) = plan.dockerd.split_first().context("no program to start")?;
+    let environment = Environment::of_process();
+    let inherited = environment.iter().filter(|(name, _)| {
+        !KEPT_FROM_DOCKERD
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    });
+    // Everything that dockerd says is a child's output and goes where ours goes.
+    let output = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(inherited)
+        .env("PATH", &plan.path)
+        // What containerd and runc look at to leave AppArmor profiles alone (moby hack/dind).
+        .env("container", "docker")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    Ok(command)
+}

@@ -1,0 +1,142 @@
+//! What dockerd, and through it every job, sees of the filesystem.
+//!
+//! Owns the mount namespace of dockerd, from the inside:
+//!
+//! ```text
+//! /var/lib/docker      <storage>/<ours>/data, Docker's standard data-root
+//! /run/docker          <storage>/<ours>/exec: a short path, because sockets are below it
+//! <storage>            not there: unmounted, so that nothing can uncover it
+//! /proc                a new one of our own PID namespace, without the container's masks: user
+//!                      namespaces need one that is fully visible, and sysctls are writable
+//! /run/containerd      an empty tmpfs: a socket of a host's containerd there would be used by
+//!                      dockerd silently, and a restarted container has stale ones
+//! everything else      as in the container: work, externals and tool cache keep their paths
+//! ```
+//!
+//! All of it is private while it is made, or the container's own mounts would follow, and shared
+//! when it is done: then `-v …:shared` works, and dockerd does not bind its data-root onto itself
+//! (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+/// dockerd's data-root in its namespace.
+pub(crate) const DATA_ROOT: &str = "/var/lib/docker";
+/// dockerd's exec-root in its namespace.
+pub(crate) const EXEC_ROOT: &str = "/run/docker";
+
+const NOTHING_SPECIAL: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
+/// Whose data-root is shown and what is hidden.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct View {
+    pub(crate) storage: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) exec: PathBuf,
+}
+
+/// Makes the namespace that this process is in the one described above.
+///
+/// # Errors
+/// When the kernel refuses a step; the message names it.
+pub(crate) fn arrange(view: &View) -> Result<()> {
+    propagate(MsFlags::MS_PRIVATE)?;
+    bind(&view.data, Path::new(DATA_ROOT))?;
+    bind(&view.exec, Path::new(EXEC_ROOT))?;
+    hide(&view.storage)?;
+    renew_proc()?;
+    empty(Path::new("/run/containerd"))?;
+    propagate(MsFlags::MS_SHARED)
+}
+
+fn propagate(kind: MsFlags) -> Result<()> {
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | kind,
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot change the propagation of / ({kind:?})"))
+}
+
+fn bind(from: &Path, to: &Path) -> Result<()> {
+    make_mount_point(to)?;
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount {} at {}", from.display(), to.display()))
+}
+
+fn hide(storage: &Path) -> Result<()> {
+    let mut unmounted = 0;
+    while unmount(storage)? {
+        unmounted += 1;
+    }
+    if unmounted == 0 {
+        // With DINDD_ALLOW_ANY_FS it may be any directory, which can only be covered.
+        warn!(
+            storage = %storage.display(),
+            "the storage volume is no mount of its own: a job could uncover its neighbours"
+        );
+        let flags = NOTHING_SPECIAL | MsFlags::MS_RDONLY;
+        mount(
+            Some("dindd"),
+            storage,
+            Some("tmpfs"),
+            flags,
+            Some("size=0,mode=0555"),
+        )
+        .with_context(|| format!("cannot cover {}", storage.display()))?;
+    }
+    Ok(())
+}
+
+fn renew_proc() -> Result<()> {
+    let proc = Path::new("/proc");
+    while unmount(proc)? {}
+    mount(
+        Some("proc"),
+        proc,
+        Some("proc"),
+        NOTHING_SPECIAL,
+        None::<&str>,
+    )
+    .context("cannot mount a new /proc; SYS_ADMIN in the host's user namespace is needed")
+}
+
+fn empty(folder: &Path) -> Result<()> {
+    make_mount_point(folder)?;
+    mount(
+        Some("dindd"),
+        folder,
+        Some("tmpfs"),
+        NOTHING_SPECIAL,
+        Some("mode=0711"),
+    )
+    .with_context(|| format!("cannot mount a tmpfs at {}", folder.display()))
+}
+
+/// Whether something was mounted there and is not any more.
+fn unmount(path: &Path) -> Result<bool> {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(true),
+        // Not a mount; or one that a user namespace may not undo, which is covered then.
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
+        Err(cause) => Err(cause).with_context(|| format!("cannot unmount {}", path.display())),
+    }
+}
+
+fn make_mount_point(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).with_context(|| {
+        format!(
+            "cannot make {}; a read-only image must have it",
+            path.display()
+        )
+    })
+}
