@@ -1,1 +1,38 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod cache_command;
+mod caches;
+mod check;
+mod cli;
+mod config;
+mod config_script;
+mod docker;
+mod ecs;
+mod failure;
+mod github;
+mod http;
+mod lifecycle;
+mod listener;
+mod listener_output;
+mod processes;
+mod progress;
+mod register;
+mod registration;
+mod rsync;
+mod runner_files;
+mod settle;
+mod shared;
+mod state;
+mod summary;
+mod sweep;
+mod user;
+mod version;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let started = init::start();
+    // Nobody else, root in this container included, may look into our memory and environment.
+    let hidden = nix::sys::prctl::set_dumpable(false);
+    ExitCode::from(cli::main(started, hidden))
+}

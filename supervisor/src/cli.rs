@@ -1,0 +1,172 @@
+//! The command line: which command with which settings, and what it exits with.
+
+use std::fmt::Display;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use init::log::{self, Format};
+use init::settings::{self, Environment, Given};
+use init::{Children, Signals, exit_code};
+
+use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
+use crate::{cache_command, check, lifecycle, state, sweep};
+
+/// Parses, dispatches, and reports what could not be done; the exit code.
+pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result<()>) -> u8 {
+    let arguments = match settings::parse(command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let environment = Environment::of_process();
+    let mut given = Given::new(SETTINGS, &arguments, &environment, (FAMILIES, FOREIGN));
+    start_log(&mut given);
+    let done = started
+        .context("cannot take over signals and children")
+        .and_then(|owned| {
+            hidden.context("cannot hide this process's memory")?;
+            dispatch(&arguments, (given, &environment), owned)
+        });
+    done.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        exit_code::UNEXPECTED
+    })
+}
+
+fn command() -> Command {
+    let json = || {
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("For machines")
+    };
+    let store = Arg::new("store")
+        .long("store")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf));
+    let root = Arg::new("root")
+        .long("root")
+        .value_name("DIR")
+        .num_args(1..)
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(PathBuf));
+    let cache = |name: &'static str, about: &'static str| {
+        Command::new(name)
+            .about(about)
+            .arg(store.clone().help("The store [default: CACHE_STORE]"))
+            .arg(
+                root.clone()
+                    .help("The cached directories, the tool cache first [default: CACHE_ROOTS]"),
+            )
+            .arg(json())
+    };
+    let delete = Arg::new("delete").long("delete").action(ArgAction::SetTrue);
+    let command = Command::new("supervisor")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("PID 1 of an ephemeral GitHub Actions runner's container")
+        .subcommand(
+            Command::new("run")
+                .about("Prepares, registers and runs one ephemeral runner (the default)"),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Tells whether it would run, and what is missing")
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("status")
+                .about("Tells where the running supervisor stands; 0 when healthy")
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("cache")
+                .about("The caches alone, without GitHub")
+                .subcommand_required(true)
+                .subcommand(cache("restore", "Store to local directories"))
+                .subcommand(cache("publish", "What is new locally to the store"))
+                .subcommand(cache("ls", "What is in the store")),
+        )
+        .subcommand(
+            Command::new("sweep")
+                .about("Lists offline ephemeral runners whose name has our prefix")
+                .arg(delete.help("Removes them"))
+                .arg(json()),
+        );
+    settings::with_flags(command, SETTINGS)
+}
+
+/// A log that is wrongly set is a mistake like any other; it is reported in the usual form.
+fn start_log(given: &mut Given<'_>) {
+    let format = given
+        .parsed::<Format>("LOG_FORMAT")
+        .unwrap_or_else(Format::fitting_stderr);
+    let level = given.text("LOG_LEVEL").unwrap_or_default();
+    if log::start(format, &level).is_err() {
+        given.mistake(
+            "LOG_LEVEL",
+            &format!("\"{level}\" is not valid; it must be error, warn, info, debug or trace"),
+        );
+        // Nobody but us starts the log, and "info" is a level.
+        log::start(format, "info").ok();
+    }
+}
+
+fn dispatch(
+    arguments: &ArgMatches,
+    (given, environment): (Given<'_>, &Environment),
+    (children, mut signals): (Children, Signals),
+) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let done = match arguments.subcommand() {
+        Some(("cache", cache)) => {
+            runtime.block_on(cache_command::run(cache, given, &children, &mut signals))
+        }
+        Some(("check", check)) => {
+            let json = check.get_flag("json");
+            runtime.block_on(check::run(given, environment, &children, json))
+        }
+        Some(("status", status)) => with(given, config::state_file, |path| {
+            state::status(&path, status.get_flag("json"))
+        }),
+        Some(("sweep", sweep)) => with(
+            given,
+            |given| Some((config::github_access(given), config::name_prefix(given)?)),
+            |(access, prefix)| {
+                let access = access.context("no access to GitHub")?;
+                let options = (sweep.get_flag("delete"), sweep.get_flag("json"));
+                runtime.block_on(sweep::run(&access, &prefix, options))
+            },
+        ),
+        _ => with(
+            given,
+            |given| Settings::read(given, environment),
+            |settings| runtime.block_on(lifecycle::run(&settings, &children, &mut signals)),
+        ),
+    };
+    // A thread that waits for a storage that hangs must not hold up the exit.
+    runtime.shutdown_background();
+    done
+}
+
+/// Reads settings and goes on only when there was no mistake.
+fn with<T>(
+    mut given: Given<'_>,
+    read: impl FnOnce(&mut Given<'_>) -> Option<T>,
+    go_on: impl FnOnce(T) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    let value = read(&mut given);
+    match (given.finish(), value) {
+        (Ok(()), Some(value)) => go_on(value),
+        (Err(mistakes), _) => Ok(refuse(&mistakes)),
+        (Ok(()), None) => anyhow::bail!("settings are missing, and which was not told"),
+    }
+}
+
+pub(crate) fn refuse(mistakes: &dyn Display) -> u8 {
+    tracing::error!("{mistakes}");
+    exit_code::USAGE
+}

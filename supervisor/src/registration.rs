@@ -1,0 +1,273 @@
+//! Our registration at GitHub: making it without leaving a ghost, and removing it.
+//!
+//! Owns the names and the id under which GitHub may know us. A request that was cut off may have
+//! taken effect, so every name is claimed before it is sent and given up only when GitHub has
+//! said that it is not ours. A request under way belongs to the duty, not to the one who waits
+//! for it: a signal does not cut it off.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use init::Deadline;
+
+use crate::config::LONGEST_NAME;
+use crate::github::{Client, Error, NewRunner, Registered, Runner, retry};
+
+/// How many names are tried when they are taken.
+const NAMES: u32 = 5;
+/// Between two looks whether a busy runner is idle.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Names under which GitHub may know us while we do not know the id.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims(Rc<RefCell<BTreeSet<String>>>);
+
+impl Claims {
+    pub(crate) fn add(&self, name: &str) {
+        self.0.borrow_mut().insert(name.to_owned());
+    }
+
+    pub(crate) fn give_up(&self, name: &str) {
+        self.0.borrow_mut().remove(name);
+    }
+
+    fn any(&self) -> Option<String> {
+        self.0.borrow().first().cloned()
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<Registered, Error>>>>;
+
+/// What is known about our registration.
+enum Known {
+    /// Nothing, or a name that is claimed.
+    Name,
+    /// A request is under way.
+    Asking(Asking),
+    /// It is there.
+    Id(u64),
+}
+
+/// A registration that must be gone in the end.
+pub(crate) struct Registration {
+    client: Rc<Client>,
+    claims: Claims,
+    known: Known,
+}
+
+/// What became of an attempt to remove it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    Gone,
+    /// It has a job and cannot be removed.
+    Busy,
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Registration");
+        match &self.known {
+            Known::Id(id) => debug.field("id", id),
+            Known::Name | Known::Asking(_) => debug.field("names", &*self.claims.0.borrow()),
+        };
+        debug.finish()
+    }
+}
+
+impl Registration {
+    /// A registration that somebody is about to make under a claimed name.
+    pub(crate) fn claimed(client: Rc<Client>, claims: Claims) -> Self {
+        Self {
+            client,
+            claims,
+            known: Known::Name,
+        }
+    }
+
+    /// A registration by just-in-time configuration; [`Self::finish`] makes it.
+    pub(crate) fn jit(
+        client: Rc<Client>,
+        runner: NewRunner,
+        group: Option<String>,
+        deadline: Deadline,
+    ) -> Self {
+        let claims = Claims::default();
+        let asking = Box::pin(ask(
+            Rc::clone(&client),
+            claims.clone(),
+            (runner, group),
+            deadline,
+        ));
+        Self {
+            client,
+            claims,
+            known: Known::Asking(asking),
+        }
+    }
+
+    /// Waits for the request that is under way. Cancel-safe.
+    pub(crate) async fn finish(&mut self) -> Result<Registered, Error> {
+        let Known::Asking(asking) = &mut self.known else {
+            return Err(Error::Unexpected(
+                "no registration was asked for".to_owned(),
+            ));
+        };
+        let result = asking.await;
+        self.known = match &result {
+            Ok(registered) => Known::Id(registered.id),
+            Err(_) => Known::Name,
+        };
+        result
+    }
+
+    /// The registration was found to have this id.
+    pub(crate) fn found(&mut self, id: u64, name: &str) {
+        self.claims.give_up(name);
+        self.known = Known::Id(id);
+    }
+
+    /// Removes it; a runner with a job is left alone.
+    pub(crate) async fn remove_if_idle(&mut self, deadline: Deadline) -> Result<Removal, Error> {
+        if matches!(self.known, Known::Asking(_)) {
+            // Half of the time is for the look by name, should no answer come.
+            let half = deadline.reserving(deadline.remaining());
+            if let Some(Err(error)) = half.bound(self.finish()).await {
+                tracing::debug!(%error, "the registration under way failed");
+            }
+        }
+        if let Known::Id(id) = self.known {
+            match self.delete(id, deadline).await? {
+                Removal::Gone => self.known = Known::Name,
+                Removal::Busy => return Ok(Removal::Busy),
+            }
+        }
+        while let Some(name) = self.claims.any() {
+            let client = &self.client;
+            let found = retry::until(deadline, "look for our name", async || {
+                client.find(&name).await
+            })
+            .await?;
+            // No listener of ours was ever started under it: one that is online is somebody else's.
+            if let Some(runner) = found.filter(Runner::is_offline) {
+                self.delete(runner.id, deadline).await?;
+            }
+            self.claims.give_up(&name);
+        }
+        Ok(Removal::Gone)
+    }
+
+    /// Removes it, and waits for its job's end if it has one.
+    pub(crate) async fn remove(&mut self, deadline: Deadline) -> Result<Removal, Error> {
+        loop {
+            let removal = self.remove_if_idle(deadline).await?;
+            if removal == Removal::Gone || deadline.remaining() <= BUSY_PAUSE {
+                return Ok(removal);
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+
+    async fn delete(&self, id: u64, deadline: Deadline) -> Result<Removal, Error> {
+        let client = &self.client;
+        let deleted = retry::until(deadline, "remove the registration", async || {
+            client.delete(id).await
+        });
+        match deleted.await {
+            Ok(()) => Ok(Removal::Gone),
+            Err(Error::Unprocessable(_)) => Ok(Removal::Busy),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// One registration: another name when one is taken, another try when GitHub fails.
+async fn ask(
+    client: Rc<Client>,
+    claims: Claims,
+    (mut runner, group): (NewRunner, Option<String>),
+    deadline: Deadline,
+) -> Result<Registered, Error> {
+    runner.group = retry::until(deadline, "find the runner group", async || {
+        client.group_id(group.as_deref()).await
+    })
+    .await?;
+    let wanted = runner.name.clone();
+    let mut taken = 0;
+    let mut pauses = retry::Pauses::default();
+    // Whether an earlier request for this name may have taken effect.
+    let mut doubt = false;
+    loop {
+        if doubt {
+            remove_lost(&client, &runner.name, deadline).await;
+        }
+        claims.add(&runner.name);
+        let error = match retry::within(deadline, client.generate_jitconfig(&runner)).await {
+            Ok(registered) => {
+                claims.give_up(&runner.name);
+                return Ok(registered);
+            }
+            Err(error) => error,
+        };
+        doubt = doubt || error.may_have_happened();
+        if !doubt {
+            claims.give_up(&runner.name);
+        }
+        if matches!(error, Error::Conflict(_)) && !deadline.is_over() {
+            taken += 1;
+            if taken == NAMES {
+                return Err(error);
+            }
+            // In doubt, the other one may be ours; the first look removes it.
+            if !doubt || taken > 1 {
+                tracing::warn!(name = runner.name, "the name is taken; trying another");
+                runner.name = with_suffix(&wanted);
+            }
+            continue;
+        }
+        tokio::time::sleep(pauses.after(error, deadline, "register the runner")?).await;
+    }
+}
+
+/// A registration whose answer was lost cannot be used: its configuration was in the answer.
+async fn remove_lost(client: &Client, name: &str, deadline: Deadline) {
+    let removal = async {
+        if let Some(runner) = client.find(name).await?.filter(Runner::is_offline) {
+            tracing::info!(
+                name,
+                id = runner.id,
+                "removing a registration whose answer was lost"
+            );
+            client.delete(runner.id).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = retry::within(deadline, removal).await {
+        tracing::debug!(%error, "cannot look for a registration whose answer was lost");
+    }
+}
+
+/// The name with random letters, no longer than GitHub allows.
+pub(crate) fn with_suffix(name: &str) -> String {
+    let suffix = format!("-{:06x}", rand::random::<u32>() & 0xff_ffff);
+    let kept: String = name.chars().take(LONGEST_NAME - suffix.len()).collect();
+    kept + &suffix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_suffix_is_another_name_and_not_too_long() {
+        for name in ["runner".to_owned(), "x".repeat(64)] {
+            let other = with_suffix(&name);
+            assert_ne!(other, name);
+            assert!(other.len() <= LONGEST_NAME, "{other}");
+            assert!(other.starts_with(&name[..6]), "{other}");
+        }
+    }
+}
