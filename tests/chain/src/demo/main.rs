@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            show.failure();
             show.line(&format!("demo: failed: {error:#}"));
             ExitCode::FAILURE
         }

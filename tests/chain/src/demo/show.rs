@@ -5,6 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chain::{Line, Said};
 
+/// How much of dockerd's log is shown when something failed.
+const LAST_LINES: usize = 40;
+
 #[derive(Debug)]
 struct Row {
     who: String,
@@ -16,6 +19,7 @@ struct Row {
 struct Told {
     rows: Vec<Row>,
     verified: Vec<String>,
+    dockerd: Vec<String>,
 }
 
 /// Prints, and remembers what the summary needs.
@@ -55,6 +59,10 @@ impl Show {
             Said::Event { level, message } => {
                 self.line(&format!("  {:<10} {level}: {message}", line.container));
             }
+            // dockerd's own log is for those who look for a fault.
+            Said::Output(text) if line.container == "dindd" => {
+                self.told().dockerd.push(text.clone());
+            }
             Said::Output(text) => self.line(&format!("             │ {text}")),
         }
     }
@@ -62,6 +70,21 @@ impl Show {
     pub(crate) fn verified(&self, what: &str) {
         self.line(&format!("  verified   {what}"));
         self.told().verified.push(what.to_owned());
+    }
+
+    /// What was kept back until something went wrong.
+    pub(crate) fn failure(&self) {
+        let told = self.told();
+        let from = told.dockerd.len().saturating_sub(LAST_LINES);
+        let lines: Vec<_> = told.dockerd[from..]
+            .iter()
+            .map(|text| format!("  {text}"))
+            .collect();
+        drop(told);
+        if !lines.is_empty() {
+            self.title("The end of dockerd's log");
+            self.line(&lines.join("\n"));
+        }
     }
 
     pub(crate) fn summary(&self) {
