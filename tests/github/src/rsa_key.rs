@@ -76,13 +76,7 @@ impl RsaKey {
             &self.inverse_q,
         ];
         for number in numbers {
-            let mut bytes = STANDARD
-                .decode(number)
-                .context("the RSA parameters are no base64")?;
-            if bytes.first().is_some_and(|first| first & 0x80 != 0) {
-                bytes.insert(0, 0);
-            }
-            push_element(&mut body, INTEGER, &bytes);
+            push_number(&mut body, number)?;
         }
         let mut der = Vec::new();
         push_element(&mut der, SEQUENCE, &body);
@@ -125,6 +119,24 @@ impl PublicKey {
             "<RSAKeyValue><Modulus>{}</Modulus><Exponent>{}</Exponent></RSAKeyValue>",
             self.modulus, self.exponent
         )
+    }
+
+    /// PEM with `BEGIN RSA PUBLIC KEY` (PKCS #1), one of the two forms an App's key comes in.
+    pub fn to_pem(&self) -> anyhow::Result<String> {
+        let mut body = Vec::new();
+        push_number(&mut body, &self.modulus)?;
+        push_number(&mut body, &self.exponent)?;
+        let mut der = Vec::new();
+        push_element(&mut der, SEQUENCE, &body);
+        let text = STANDARD.encode(der);
+        let lines: Vec<&str> = (0..text.len())
+            .step_by(64)
+            .filter_map(|start| text.get(start..text.len().min(start + 64)))
+            .collect();
+        Ok(format!(
+            "-----BEGIN RSA PUBLIC KEY-----\n{}\n-----END RSA PUBLIC KEY-----\n",
+            lines.join("\n")
+        ))
     }
 
     /// Modulus and exponent in base64url, as JSON web keys have them.
@@ -171,6 +183,18 @@ fn elements(mut der: &[u8]) -> anyhow::Result<Vec<(u8, &[u8])>> {
         der = rest;
     }
     Ok(found)
+}
+
+/// A base64 number as a DER integer, with a zero in front where it would look negative.
+fn push_number(der: &mut Vec<u8>, number: &str) -> anyhow::Result<()> {
+    let mut bytes = STANDARD
+        .decode(number)
+        .context("the RSA parameters are no base64")?;
+    if bytes.first().is_some_and(|first| first & 0x80 != 0) {
+        bytes.insert(0, 0);
+    }
+    push_element(der, INTEGER, &bytes);
+    Ok(())
 }
 
 fn push_element(der: &mut Vec<u8>, tag: u8, content: &[u8]) {

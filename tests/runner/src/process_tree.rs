@@ -1,6 +1,7 @@
 //! Killing a process with everything below it, and whatever else carries a mark.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,13 +32,29 @@ pub(crate) fn marked(mark: &str) -> Vec<u32> {
     processes()
         .filter(|pid| *pid != std::process::id())
         .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-                environment
-                    .split(|byte| *byte == 0)
-                    .any(|variable| variable == mark.as_bytes())
-            })
+            environment(*pid)
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
         })
         .collect()
+}
+
+/// The environment a process started with; nothing for one that is gone or not ours to read.
+fn environment(pid: u32) -> Vec<u8> {
+    let patience = Instant::now() + Duration::from_secs(1);
+    loop {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let environment = read("environ");
+        // In the middle of exec a process shows neither environment nor arguments for a moment.
+        // Kernel threads and zombies show none either, but have no program.
+        let in_exec = environment.is_empty()
+            && read("cmdline").is_empty()
+            && fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+        if !in_exec || Instant::now() > patience {
+            return environment;
+        }
+        std::thread::yield_now();
+    }
 }
 
 pub(crate) fn send(pid: u32, signal: Signal) {

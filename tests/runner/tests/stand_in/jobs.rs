@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Listener, REPOSITORY, Trial, eventually};
 use github_double::script::Script;
-use github_double::{Condition, JobSpec, SHUTDOWN_ANNOTATION};
+use github_double::{Condition, JobSpec, Kind, SHUTDOWN_ANNOTATION};
 use nix::sys::signal::Signal;
 
 /// Runs one job to its end with such variables for the listener; the job's log.
@@ -305,6 +305,8 @@ fn a_termination_does_not_wait_for_a_deaf_step_longer_than_its_limit() {
         "{:?}",
         asked.elapsed()
     );
+    // The worker is on its own now, ends the step and reports.
+    trial.wait_for(Kind::JobCompleted);
 }
 
 #[test]
