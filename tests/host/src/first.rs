@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,7 +23,8 @@ pub(crate) struct First {
     child: Child,
     /// While it is open, the host lives.
     lifeline: ChildStdin,
-    words: Receiver<String>,
+    /// Locked, so that threads may share a host.
+    words: Mutex<Receiver<String>>,
 }
 
 impl First {
@@ -48,7 +50,7 @@ impl First {
         Ok(Self {
             child,
             lifeline,
-            words,
+            words: Mutex::new(words),
         })
     }
 
@@ -57,7 +59,7 @@ impl First {
         let mut line = None;
         let mut ended = false;
         until(limit, || {
-            match self.words.try_recv() {
+            match self.next_word() {
                 Ok(text) => line = Some(text),
                 Err(TryRecvError::Disconnected) => ended = true,
                 Err(TryRecvError::Empty) => {}
@@ -75,7 +77,12 @@ impl First {
 
     /// What it has said unasked, for example that dockerd has ended.
     pub(crate) fn heard(&self) -> Option<String> {
-        self.words.try_recv().ok()
+        self.next_word().ok()
+    }
+
+    fn next_word(&self) -> Result<String, TryRecvError> {
+        let words = self.words.lock();
+        words.unwrap_or_else(PoisonError::into_inner).try_recv()
     }
 
     /// Stops dockerd, and with PID 1 everything in the host.
