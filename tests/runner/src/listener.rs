@@ -1,12 +1,12 @@
 //! `run`: waits for a job and has it run (actions/runner `Runner.cs`).
 //!
-//! One loop over one channel: signals, what the broker says, the end of the job. Every way out of
-//! the loop is a function of its own, because each leaves other things behind.
+//! One loop over one channel: signals, what the broker says, the end of the job. The ways out of
+//! the loop are in `ending`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use github_double::Message;
 use github_double::script::Phase;
@@ -14,20 +14,13 @@ use serde_json::{Value, json};
 
 use crate::arguments::Arguments;
 use crate::broker::{Broker, Refused};
-use crate::conversation::{Conversation, End, Presence, Said};
+use crate::conversation::{Conversation, Presence, Said};
 use crate::dispatch::{Job, display_name};
-use crate::failure::{
-    Failure, Outcome, RUN_ONCE_UPDATING, SESSION_CONFLICT, SUCCESS, TERMINATED, UPDATING,
-};
+use crate::failure::{Failure, Outcome, RUN_ONCE_UPDATING, SUCCESS, TERMINATED, UPDATING};
 use crate::script::Performance;
 use crate::signals::{self, Asked};
 use crate::store::Settings;
 use crate::{Runner, VERSION};
-
-/// 128 + SIGTERM.
-const TERMINATED_BY_SIGNAL: u8 = 143;
-/// Seconds that the runtime gives a program to end after SIGTERM.
-const UNLOAD_LIMIT: f64 = 30.0;
 
 pub(crate) enum Event {
     Signal(Asked),
@@ -35,20 +28,20 @@ pub(crate) enum Event {
     JobEnded(Outcome),
 }
 
-struct Listener {
-    runner: Arc<Runner>,
-    settings: Settings,
-    broker: Arc<Broker>,
-    performance: Arc<Performance>,
-    events: Sender<Event>,
-    inbox: Receiver<Event>,
-    session: Option<String>,
-    presence: Arc<Presence>,
-    job: Option<Job>,
+pub(crate) struct Listener {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) settings: Settings,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) performance: Arc<Performance>,
+    pub(crate) events: Sender<Event>,
+    pub(crate) inbox: Receiver<Event>,
+    pub(crate) session: Option<String>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) job: Option<Job>,
     /// Ends after one job.
-    run_once: bool,
+    pub(crate) run_once: bool,
     /// Ends with the job's result as its code.
-    return_result: bool,
+    pub(crate) return_result: bool,
 }
 
 pub(crate) fn run(runner: Runner, arguments: &Arguments) -> anyhow::Result<u8> {
@@ -292,100 +285,6 @@ impl Listener {
         } else {
             UPDATING
         })
-    }
-
-    /// SIGINT or SIGTERM: the job is told and waited for; files and registration stay.
-    fn stop(&mut self, asked: Asked) -> u8 {
-        if asked == Asked::Interrupt {
-            self.runner.terminal.line("Exiting...");
-        }
-        if let Some(code) = self.performance.at(Phase::Stopping) {
-            return code;
-        }
-        let (code, deadline) = match asked {
-            Asked::Interrupt => (SUCCESS, None),
-            Asked::Terminate => (
-                TERMINATED_BY_SIGNAL,
-                Some(Instant::now() + self.performance.wait(UNLOAD_LIMIT)),
-            ),
-        };
-        if let Some(job) = &self.job {
-            job.shut_down();
-            if let Some(early) = self.wait_for_end(deadline) {
-                return early;
-            }
-        }
-        self.end_session();
-        code
-    }
-
-    /// `Some`: something ended the wait before the job did.
-    fn wait_for_end(&self, deadline: Option<Instant>) -> Option<u8> {
-        loop {
-            let event = match deadline {
-                Some(deadline) => self
-                    .inbox
-                    .recv_timeout(deadline.saturating_duration_since(Instant::now())),
-                None => self.inbox.recv().map_err(RecvTimeoutError::from),
-            };
-            match event {
-                Err(_) => return Some(TERMINATED_BY_SIGNAL),
-                Ok(Event::JobEnded(_)) => return self.performance.at(Phase::JobDone),
-                Ok(Event::Signal(asked)) if !self.performance.hears(asked) => {}
-                Ok(Event::Signal(Asked::Interrupt)) => self.runner.terminal.line("Exiting..."),
-                Ok(Event::Signal(Asked::Terminate)) => return Some(TERMINATED_BY_SIGNAL),
-                Ok(Event::Said(_)) => {}
-            }
-        }
-    }
-
-    fn wait_for_job(&self) {
-        if let Some(job) = &self.job {
-            job.shut_down();
-            let _early = self.wait_for_end(None);
-        }
-    }
-
-    fn ended(mut self, end: End) -> Result<u8, Failure> {
-        let runner = Arc::clone(&self.runner);
-        match end {
-            End::NoSession => Ok(TERMINATED),
-            End::Conflict => Ok(SESSION_CONFLICT),
-            End::RunnerNotFound => {
-                runner.terminal.error(
-                    "The runner no longer exists on the server. Cleaning up local configuration.",
-                );
-                self.wait_for_job();
-                runner.store.delete(&runner.terminal)?;
-                Ok(SUCCESS)
-            }
-            End::Deprovisioned => {
-                self.wait_for_job();
-                self.end_session();
-                Ok(SUCCESS)
-            }
-            End::Failed(failure) => {
-                self.wait_for_job();
-                self.end_session();
-                Err(failure)
-            }
-        }
-    }
-
-    /// The service may have forgotten an ephemeral runner already, so no answer is an error.
-    fn end_session(&mut self) {
-        self.presence.over.store(true, Ordering::Relaxed);
-        if self.session.take().is_none() {
-            return;
-        }
-        let limit = self.performance.wait(30.0);
-        if let Err(error) = self.broker.delete_session(limit) {
-            let diag = self.runner.terminal.diag();
-            diag.info(
-                "Runner",
-                &format!("Ignore any exception during DeleteSession. {error}"),
-            );
-        }
     }
 }
 

@@ -18,6 +18,7 @@ mod configure;
 mod conversation;
 mod diag;
 mod dispatch;
+mod ending;
 mod environment;
 mod failure;
 mod http;

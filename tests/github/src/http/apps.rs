@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::Base;
 use super::caller::Caller;
+use super::page::Page;
 use super::reply::{Reply, parse_json};
-use super::runners::{InScope, Page};
+use super::runners::InScope;
 use crate::clock::rest_time;
 use crate::double::Double;
 use crate::jwt;

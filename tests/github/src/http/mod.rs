@@ -7,6 +7,7 @@ mod apps;
 mod broker;
 mod caller;
 mod control;
+mod page;
 mod registration;
 mod reply;
 mod run_service;

@@ -1,13 +1,12 @@
 //! The job queue: what is to be run, who has it, how it ended, and its log.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::World;
 use super::credentials::Holder;
+use super::job_spec::JobSpec;
 use super::refusal::Refusal;
 use super::runners::Registration;
 use super::sessions::Message;
@@ -18,51 +17,6 @@ use crate::events::{Event, Kind};
 const OFFER: SignedDuration = SignedDuration::from_secs(60);
 /// The annotation by which a runner says that it was shut down (actions/runner `JobRunner.cs`).
 pub const SHUTDOWN_ANNOTATION: &str = "The runner has received a shutdown signal. This can happen when the runner service is stopped, or a manually started runner is canceled.";
-
-/// A job to be queued.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JobSpec {
-    /// The display name; anything may stand in it.
-    pub name: String,
-    /// `owner/repo`.
-    pub repository: String,
-    /// Jobs of one run are cancelled together; a number of its own when absent.
-    #[serde(default)]
-    pub run_id: Option<u64>,
-    /// Labels that the runner must have.
-    #[serde(default)]
-    pub runs_on: Vec<String>,
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    pub steps: Vec<StepSpec>,
-}
-
-/// One step: a script for bash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StepSpec {
-    pub name: String,
-    pub run: String,
-    #[serde(default, rename = "if")]
-    pub condition: Condition,
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Below the workspace unless absolute.
-    #[serde(default)]
-    pub working_directory: Option<String>,
-}
-
-/// When a step runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Condition {
-    #[default]
-    Success,
-    Always,
-    Failure,
-    Cancelled,
-}
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,37 +64,6 @@ pub(crate) struct Job {
     steps: Vec<(String, String)>,
     annotations: Vec<String>,
     pub(crate) log: Vec<u8>,
-}
-
-impl JobSpec {
-    pub fn new(repository: &str, name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            repository: repository.to_owned(),
-            run_id: None,
-            runs_on: Vec::new(),
-            env: BTreeMap::new(),
-            steps: Vec::new(),
-        }
-    }
-
-    /// Adds a step that runs when all before it succeeded.
-    #[must_use]
-    pub fn step(self, name: &str, run: &str) -> Self {
-        self.step_if(Condition::Success, name, run)
-    }
-
-    #[must_use]
-    pub fn step_if(mut self, condition: Condition, name: &str, run: &str) -> Self {
-        self.steps.push(StepSpec {
-            name: name.to_owned(),
-            run: run.to_owned(),
-            condition,
-            env: BTreeMap::new(),
-            working_directory: None,
-        });
-        self
-    }
 }
 
 impl World {

@@ -6,6 +6,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod credentials;
+pub(crate) mod job_spec;
 pub(crate) mod jobs;
 pub(crate) mod refusal;
 pub(crate) mod runners;

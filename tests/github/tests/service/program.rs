@@ -1,9 +1,11 @@
 //! The binary.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use github_double::rsa_key::RsaKey;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::client::{RUNNERS, send};
@@ -15,11 +17,14 @@ struct Program {
 
 impl Program {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_github-double"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_github-double"));
+        command.args(arguments).stdout(Stdio::piped());
+        // SAFETY: prctl is the only call, and it is safe between fork and exec.
+        #[expect(unsafe_code, reason = "the program must not outlive a killed test")]
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let mut child = command.spawn().unwrap();
         let mut first_line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut first_line)
