@@ -60,7 +60,7 @@ pub enum Act {
     Exit { code: u8 },
     /// Dies of that signal.
     Die { signal: i32 },
-    /// Does nothing more, for ever; signals are still heard, the phase is never left.
+    /// Does nothing more, for ever, and hears no signal; only SIGKILL ends it.
     Hang,
     /// Leaves a process behind that keeps standard output open for that long, out of reach of
     /// the listener's process group.

@@ -107,3 +107,26 @@ fn a_flood_arrives_whole() {
         .count();
     assert_eq!(lines, 10_000);
 }
+
+#[test]
+fn a_hanging_listener_is_ended_by_nothing_but_a_kill() {
+    let trial = Trial::new();
+    let script = Script::default()
+        .at(
+            Phase::Stopping,
+            Act::Print {
+                lines: vec!["hanging".to_owned()],
+            },
+        )
+        .at(Phase::Stopping, Act::Hang);
+    trial.double.script(None, script);
+    let listener = trial.listening("stuck");
+    listener.signal(Signal::SIGINT);
+    listener.wait_for_line("hanging");
+    listener.signal(Signal::SIGTERM);
+    // Had the signal been heard, the session would be gone before this job is queued and offered.
+    trial.queue("true");
+    trial.wait_for(github_double::Kind::JobOffered);
+    listener.signal(Signal::SIGKILL);
+    assert_eq!(listener.finish().code, None);
+}
