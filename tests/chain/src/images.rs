@@ -86,7 +86,7 @@ pub(crate) fn lay_out_stages(host: &Host) -> Result<()> {
     let runner = host.path(format!("{}/runner", stage_folder("download")));
     copy_tree(&binaries::checkout().join("tests/runner/layout"), &runner)?;
     copy_program(
-        &binaries::find("Runner.Listener")?,
+        &binaries::find("runner-listener")?,
         &runner.join("bin/Runner.Listener"),
     )
 }

@@ -23,7 +23,7 @@ cat >image/Dockerfile <<'DOCKERFILE'
 FROM scratch
 COPY busybox /bin/busybox
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
-RUN mkdir /etc && echo "built in a task" >/etc/motd
+RUN mkdir -p /etc && echo "built in a task" >/etc/motd
 DOCKERFILE
 docker build --tag job-image image"#,
     ),
@@ -47,7 +47,10 @@ touch "$tool.complete"
         "Show what the job may know",
         r#"id
 test "$(id -u)" != 0
-! env | grep -i -E 'pat|private_key|jitconfig' | grep -v -E '^(PATH|[A-Z_]*PATH)='"#,
+for name in GITHUB_PAT ACCESS_TOKEN RUNNER_TOKEN RUNNER_JITCONFIG GITHUB_APP_PRIVATE_KEY; do
+  test -z "${!name+set}"
+done
+grep -E '^(NoNewPrivs|CapEff|CapBnd)' /proc/self/status"#,
     ),
 ];
 

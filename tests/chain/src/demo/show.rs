@@ -63,7 +63,11 @@ impl Show {
             Said::Output(text) if line.container == "dindd" => {
                 self.told().dockerd.push(text.clone());
             }
-            Said::Output(text) => self.line(&format!("             │ {text}")),
+            Said::Output(text) => {
+                if let Some((who, text)) = told_by_runner(text) {
+                    self.line(&format!("  {who:<10} │ {text}"));
+                }
+            }
         }
     }
 
@@ -113,6 +117,15 @@ impl Show {
     }
 }
 
+/// Whose line the runner printed: the listener's own or, out of its trace, one of the job's.
+fn told_by_runner(line: &str) -> Option<(&'static str, &str)> {
+    let Some(trace) = line.strip_prefix('[') else {
+        return Some(("listener", line));
+    };
+    let (source, text) = trace.split_once("] ")?;
+    source.ends_with(" ScriptHandler").then_some(("job", text))
+}
+
 fn row(who: &str, phase: &str, milliseconds: u128) -> String {
     let duration = if milliseconds < 1000 {
         format!("{milliseconds} ms")
@@ -120,4 +133,30 @@ fn row(who: &str, phase: &str, milliseconds: u128) -> String {
         format!("{}.{:02} s", milliseconds / 1000, milliseconds % 1000 / 10)
     };
     format!("{who:<10} {phase:<44} {duration:>10}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_runners_trace_only_the_output_of_the_job_is_shown() {
+        for (line, shown) in [
+            ("2026-01-01 00:00:00Z: Listening for Jobs", Some("listener")),
+            (
+                "[WORKER 2026-01-01 00:00:00Z INFO ScriptHandler] hello",
+                Some("job"),
+            ),
+            (
+                "[WORKER 2026-01-01 00:00:00Z INFO StepsRunner] Step done",
+                None,
+            ),
+            (
+                "[RUNNER 2026-01-01 00:00:00Z INFO Terminal] WRITE LINE: x",
+                None,
+            ),
+        ] {
+            assert_eq!(told_by_runner(line).map(|(who, _)| who), shown, "{line}");
+        }
+    }
 }
