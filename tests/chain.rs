@@ -220,7 +220,7 @@ fn two_tasks_at_once_share_a_volume_and_nothing_else(stage: &Stage) -> Result<()
     })
 }
 
-fn stop_idle_runner(stage: &Stage, name: &str, signals: u32) -> Result<()> {
+fn stop_idle_runner(stage: &Stage, name: &str, signals: &str) -> Result<()> {
     let heard = Heard::default();
     let task = stage.task(name, named(name), heard.listener())?;
     let dind = healthy_dind(&task)?;
@@ -230,9 +230,7 @@ fn stop_idle_runner(stage: &Stage, name: &str, signals: u32) -> Result<()> {
         |line| matches!(&line.said, Said::Output(text) if text.ends_with("Listening for Jobs")),
     )?;
     ensure!(registered(stage, name)?, "an idle runner is not registered");
-    for _ in 0..signals {
-        runner.signal("TERM")?;
-    }
+    runner.exec(&["sh", "-c", signals])?;
     let code = runner.wait(STOP_TIMEOUT)?;
     ensure!(
         code == 0 || code == 143,
@@ -249,11 +247,11 @@ fn stop_idle_runner(stage: &Stage, name: &str, signals: u32) -> Result<()> {
 }
 
 fn an_idle_runner_that_is_stopped_deregisters(stage: &Stage) -> Result<()> {
-    stop_idle_runner(stage, "idle", 1)
+    stop_idle_runner(stage, "idle", "kill -TERM 1")
 }
 
 fn a_runner_that_is_told_twice_to_stop_deregisters(stage: &Stage) -> Result<()> {
-    stop_idle_runner(stage, "hurried", 2)
+    stop_idle_runner(stage, "hurried", "kill -TERM 1; kill -TERM 1")
 }
 
 fn a_sidecar_that_was_killed_leaves_nothing_after_the_next_start(stage: &Stage) -> Result<()> {
