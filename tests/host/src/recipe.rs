@@ -57,19 +57,20 @@ pub(crate) fn key() -> u64 {
 
 /// Makes the root filesystem on `device`, which has an empty XFS filesystem.
 pub(crate) fn build(device: &Path, progress: &dyn Fn(&str)) -> Result<()> {
+    // One pipe for both, so that the builder's own errors are told too.
+    let (output, ours) = std::io::pipe().context("make a pipe")?;
     let mut child = reexec::command(Part::Builder)
         .arg(device)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stdout(ours.try_clone().context("copy a pipe")?)
+        .stderr(ours)
         .spawn()
         .context("start the builder of the root filesystem")?;
     let (send, lines) = channel();
-    let stdout = child.stdout.take().context("no standard output")?;
     // Nobody listens any more once the driver was interrupted.
     let on_line = move |_, line: &str| drop(send.send(line.to_owned()));
     drop(process::read_lines(
-        stdout,
+        output,
         Stream::Stdout,
         Arc::new(on_line),
     ));
