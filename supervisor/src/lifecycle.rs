@@ -355,7 +355,7 @@ impl Task<'_> {
                 let kept = crate::config::LONGEST_NAME.saturating_sub(id.len() + 1);
                 format!("{}-{id}", prefix.chars().take(kept).collect::<String>())
             }
-            None => with_suffix(&with_suffix(prefix)),
+            None => with_suffix(prefix),
         })
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::{Docker, Runner};
 use crate::listener_output::{Ended, Line, Seen, State, meaning};
+use crate::processes;
 use crate::user::{Sudo, User};
 
 /// How long a grandchild may hold the output after the listener's end.
@@ -178,6 +179,11 @@ impl Listener {
     /// Asks it to stop; a job that runs is cancelled.
     pub(crate) fn interrupt(&self) {
         self.child.signal(Signal::SIGINT);
+    }
+
+    /// Ends the job's steps, so that the runner can report the job's end.
+    pub(crate) fn kill_steps(&self) {
+        processes::kill_steps(self.child.pid());
     }
 
     /// Ends it and its session.

@@ -41,21 +41,41 @@ pub(crate) fn kill_descendants() -> usize {
     killed
 }
 
+/// Kills the steps of a job, and neither the runner's listener nor its worker, which then has time
+/// to report the job's end: GitHub keeps the registration of a runner whose job never ended.
+pub(crate) fn kill_steps(listener: Pid) {
+    let parents = parents();
+    let listener = listener.as_raw();
+    let spared = |pid: &i32| *pid == listener || parents.get(pid) == Some(&listener);
+    for pid in descendants_in(&parents).filter(|pid| !spared(pid)) {
+        // It may have ended by itself.
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+    }
+}
+
 /// Our living descendants.
 fn descendants() -> Vec<Pid> {
+    descendants_in(&parents()).map(Pid::from_raw).collect()
+}
+
+/// The parent of every living process.
+fn parents() -> HashMap<i32, i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
+        return HashMap::new();
     };
-    let parents: HashMap<i32, i32> = entries
+    entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid: i32| {
             let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
             Some((pid, living_parent(&stat)?))
         })
-        .collect();
+        .collect()
+}
+
+fn descendants_in(parents: &HashMap<i32, i32>) -> impl Iterator<Item = i32> {
     let us = getpid().as_raw();
-    let descends = |mut pid: i32| {
+    let descends = move |mut pid: i32| {
         // The bound is for a pid that was reused while we read.
         for _ in 0..parents.len() {
             match parents.get(&pid) {
@@ -66,8 +86,7 @@ fn descendants() -> Vec<Pid> {
         }
         false
     };
-    let ours = parents.keys().copied().filter(|pid| descends(*pid));
-    ours.map(Pid::from_raw).collect()
+    parents.keys().copied().filter(move |pid| descends(*pid))
 }
 
 /// The parent of a process that is no zombie (proc_pid_stat(5)). Its name may contain anything.

@@ -250,9 +250,9 @@ async fn remove_lost(client: &Client, name: &str, deadline: Deadline) {
     }
 }
 
-/// The name with random letters, no longer than GitHub allows.
+/// The name with random digits, no longer than GitHub allows.
 pub(crate) fn with_suffix(name: &str) -> String {
-    let suffix = format!("-{:06x}", rand::random::<u32>() & 0xff_ffff);
+    let suffix = format!("-{:012x}", rand::random::<u64>() >> 16);
     let kept: String = name.chars().take(LONGEST_NAME - suffix.len()).collect();
     kept + &suffix
 }

@@ -20,7 +20,9 @@ use crate::registration::{Registration, Removal};
 const RESERVE: Duration = Duration::from_secs(8);
 /// What an interrupted job gets: ten seconds for its step, some for its last words
 /// (actions/runner `ProcessInvoker.cs`).
-const INTERRUPT: Duration = Duration::from_secs(12);
+const INTERRUPT: Duration = Duration::from_secs(14);
+/// What of it a runner needs to report the end of a job whose steps were killed.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// An idle listener needs not a second.
 const IDLE: Duration = Duration::from_secs(5);
 /// The question whether an idle runner is idle: a runner that nobody uses is gone within 2 s.
@@ -149,12 +151,11 @@ async fn stop(
         task.interrupted.set(true);
     }
     listener.interrupt();
-    let limit = if working {
-        deadline
+    let ended = if working {
+        end_job(listener, deadline).await
     } else {
-        deadline.at_most(IDLE)
+        deadline.at_most(IDLE).bound(listener.ended()).await
     };
-    let ended = limit.bound(listener.ended()).await;
     if ended.is_none() {
         tracing::warn!("the runner did not stop when it was interrupted; killing it");
         listener.kill();
@@ -163,6 +164,17 @@ async fn stop(
     task.interrupted
         .set(task.interrupted.get() || listener.seen().had_job());
     ended
+}
+
+/// Waits for an interrupted job; a step that does not react is killed in time for the rest.
+async fn end_job(listener: &mut Listener, deadline: Deadline) -> Option<Ended> {
+    let ended = deadline.reserving(LAST_WORDS).bound(listener.ended()).await;
+    if ended.is_some() {
+        return ended;
+    }
+    tracing::warn!("the job does not react to the interruption; killing its steps");
+    listener.kill_steps();
+    deadline.bound(listener.ended()).await
 }
 
 async fn has_job(registration: Option<&mut Registration>, deadline: Deadline) -> bool {

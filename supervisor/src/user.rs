@@ -14,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, anyhow};
 use init::exit_code;
 use nix::libc;
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, chown, geteuid, setgroups, setresgid, setresuid};
 
 use crate::failure::Failure;
@@ -153,6 +154,9 @@ impl User {
                 if sudo == Sudo::Refused {
                     nix::sys::prctl::set_no_new_privs()?;
                 }
+                // A killed supervisor that is not PID 1 would leave a runner that takes jobs.
+                // Only now: becoming another user clears it.
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 Ok(())
             });
         }

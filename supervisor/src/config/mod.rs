@@ -83,6 +83,7 @@ impl Settings {
         let http = given.parsed::<SocketAddr>("SUPERVISOR_HTTP_ADDR");
         let state_file = state_file(given);
         let runner = runner::read(given, environment, roots);
+        check_group(given, identity.as_ref(), runner.as_ref());
         Some(Self {
             identity: identity?,
             runner: runner?,
@@ -95,6 +96,21 @@ impl Settings {
                 .get("ECS_CONTAINER_METADATA_URI_V4")
                 .map(str::to_owned),
         })
+    }
+}
+
+fn check_group(given: &mut Given<'_>, identity: Option<&Identity>, runner: Option<&Runner>) {
+    let (Some(github), Some(runner)) = (identity.and_then(Identity::github), runner) else {
+        return;
+    };
+    let special = |group: &String| !group.eq_ignore_ascii_case("default");
+    if matches!(github.scope, Scope::Repository { .. })
+        && runner.group.as_ref().is_some_and(special)
+    {
+        given.mistake(
+            "RUNNER_GROUP",
+            "a repository has no runner groups; leave it out, or register with the organization",
+        );
     }
 }
 

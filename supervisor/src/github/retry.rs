@@ -9,6 +9,8 @@ use init::Deadline;
 
 use super::Error;
 
+/// A try is given that long, however little time is left.
+const LEAST: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(15);
 /// What docs "Rate limits for the REST API" asks for when a limit does not say how long it lasts.
@@ -22,7 +24,9 @@ pub(crate) async fn until<T>(
 ) -> Result<T, Error> {
     let mut pauses = Pauses::default();
     loop {
-        let error = match within(deadline, ask()).await {
+        // A try that is not answered must leave time for another one.
+        let half = deadline.at_most(LEAST.max(deadline.remaining() / 2));
+        let error = match within(half, ask()).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
@@ -37,7 +41,7 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Error> {
     deadline.bound(ask).await.unwrap_or_else(|| {
         Err(Error::Transport {
-            cause: "there was no time left to wait for an answer".to_owned(),
+            cause: "no answer in the time there was".to_owned(),
             sent: true,
         })
     })

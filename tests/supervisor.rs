@@ -1,0 +1,27 @@
+//! The real binary between a double of GitHub, a stand-in for the runner's listener and rsync:
+//! the order of things, and what is left when something goes wrong.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its case has failed"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test driver is no PID 1 of a container"
+)]
+
+#[path = "supervisor/caches.rs"]
+mod caches;
+#[path = "supervisor/commands.rs"]
+mod commands;
+#[path = "supervisor/github.rs"]
+mod github;
+#[path = "supervisor/harness.rs"]
+mod harness;
+#[path = "supervisor/job.rs"]
+mod job;
+#[path = "supervisor/listener.rs"]
+mod listener;
+#[path = "supervisor/settings.rs"]
+mod settings;
+#[path = "supervisor/stop.rs"]
+mod stop;

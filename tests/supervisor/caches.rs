@@ -1,0 +1,197 @@
+//! Stores that are empty, strange, broken or slow: the job runs all the same.
+
+use std::fs;
+
+use crate::harness::{KEPT, Trial, make_unit};
+
+const ADD: &str = "mkdir -p $RUNNER_TOOL_CACHE/added/2.0.0/x64
+echo added >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool
+touch $RUNNER_TOOL_CACHE/added/2.0.0/x64.complete";
+
+#[test]
+fn a_store_that_does_not_exist_is_made_by_the_first_publication() {
+    let mut trial = Trial::new();
+    trial.set("CACHE_STORE", trial.path("store-new/below").display());
+    trial.queue_step(ADD);
+    let ended = trial.run();
+    assert_eq!(ended.code, 0, "{}", ended.log_text());
+    assert!(
+        trial
+            .path("store-new/below/toolcache/added/2.0.0/x64.complete")
+            .exists()
+    );
+}
+
+#[test]
+fn what_cannot_be_restored_is_missing_and_the_job_runs() {
+    for (fault, restored) in [
+        ("11", false),
+        ("20", false),
+        ("23", false),
+        ("24", false),
+        ("30", false),
+    ] {
+        let trial = Trial::new();
+        trial.rsync("restore", fault);
+        let job = trial.queue_step(
+            "test -e $RUNNER_TOOL_CACHE/kept/1.0.0/x64.complete && echo there || echo missing",
+        );
+        let ended = trial.run();
+        assert_eq!(ended.code, 0, "{fault}: {}", ended.log_text());
+        let log = String::from_utf8_lossy(&trial.double.job_log(&job, 0).unwrap()).into_owned();
+        assert_eq!(
+            log.lines().any(|line| line.ends_with("there")),
+            restored,
+            "{fault}: {log}"
+        );
+        assert!(
+            ended
+                .log_text()
+                .contains("not everything could be restored"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_store_that_hangs_costs_the_job_its_tools_and_no_more() {
+    let mut trial = Trial::new();
+    trial.set("CACHE_RESTORE_TIMEOUT", 1);
+    trial.rsync("restore", "hang");
+    trial.queue_step("true");
+    let ended = trial.run();
+    assert_eq!(ended.code, 0, "{}", ended.log_text());
+    trial.assert_nothing_is_left("with a store that hangs");
+}
+
+#[test]
+fn a_publication_that_fails_leaves_no_half_of_a_tool() {
+    for fault in ["11", "23", "24"] {
+        let trial = Trial::new();
+        trial.rsync("publish", fault);
+        trial.queue_step(ADD);
+        let ended = trial.run();
+        assert_eq!(ended.code, 0, "{fault}");
+        assert!(
+            ended
+                .log_text()
+                .contains("not everything could be published"),
+            "{fault}"
+        );
+        assert!(!trial.path("store/toolcache/added").exists(), "{fault}");
+        let staged = fs::read_dir(trial.path("store/.cs/stage")).unwrap().count();
+        assert_eq!(staged, 0, "{fault}: the stage was left");
+    }
+}
+
+#[test]
+fn what_a_job_does_to_a_restored_tool_is_not_published() {
+    let trial = Trial::new();
+    trial.queue_step("echo poison >$RUNNER_TOOL_CACHE/kept/1.0.0/x64/tool; rm $RUNNER_TOOL_CACHE/kept/1.0.0/x64.complete; touch $RUNNER_TOOL_CACHE/kept/1.0.0/x64.complete");
+    let ended = trial.run();
+    assert_eq!(ended.code, 0);
+    let kept = trial.path("store/toolcache").join(KEPT).join("tool");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "kept");
+    assert!(
+        !trial.journal().contains(&"publish".to_owned()),
+        "{:?}",
+        trial.journal()
+    );
+}
+
+#[test]
+fn a_tool_without_marker_is_neither_restored_nor_published() {
+    let trial = Trial::new();
+    let half = trial.path("store/toolcache/half/1/x64");
+    fs::create_dir_all(&half).unwrap();
+    fs::write(half.join("tool"), "half").unwrap();
+    trial.queue_step("test ! -e $RUNNER_TOOL_CACHE/half; mkdir -p $RUNNER_TOOL_CACHE/new/1/x64");
+    let ended = trial.run();
+    assert_eq!(ended.detail("job"), "build: Succeeded");
+    assert!(!trial.path("store/toolcache/new").exists());
+}
+
+#[test]
+fn modes_and_policies_keep_the_store_as_it_is() {
+    for (name, value) in [
+        ("CACHE_MODE", "read-only"),
+        ("CACHE_MODE", "off"),
+        ("CACHE_PUBLISH", "off"),
+        ("CACHE_PUBLISH", "report"),
+    ] {
+        let mut trial = Trial::new();
+        trial.set(name, value);
+        trial.queue_step(ADD);
+        let ended = trial.run();
+        assert_eq!(ended.code, 0, "{name}={value}");
+        assert!(
+            !trial.path("store/toolcache/added").exists(),
+            "{name}={value}"
+        );
+        let told = ended.log_text().contains("1 units would be published");
+        assert_eq!(
+            told,
+            value == "report",
+            "{name}={value}: {}",
+            ended.log_text()
+        );
+    }
+}
+
+#[test]
+fn trees_beside_the_tool_cache_are_restored_and_published_without_credentials() {
+    let mut trial = Trial::new();
+    let roots = format!(
+        "{}:{}",
+        trial.path("tools").display(),
+        trial.path("pip").display()
+    );
+    trial.set("CACHE_ROOTS", roots);
+    fs::create_dir_all(trial.path("store/trees/pip")).unwrap();
+    fs::write(trial.path("store/trees/pip/old"), "old").unwrap();
+    let pip = trial.path("pip").display().to_string();
+    trial.queue_step(&format!(
+        "cat {pip}/old; echo new >{pip}/new; echo secret >{pip}/.netrc"
+    ));
+    let ended = trial.run();
+    assert_eq!(
+        ended.detail("job"),
+        "build: Succeeded",
+        "{}",
+        ended.log_text()
+    );
+    assert!(trial.path("store/trees/pip/new").exists());
+    assert!(!trial.path("store/trees/pip/.netrc").exists());
+}
+
+#[test]
+fn the_cache_commands_work_without_github() {
+    let trial = Trial::new();
+    make_unit(&trial.path("local"), "made/3.0.0/arm64", "made");
+    let path = |name: &str| trial.path(name).display().to_string();
+    let (store, local, other) = (path("store"), path("local"), path("other"));
+    let run = |words: &[&str]| {
+        let ended = trial.start(words).end();
+        assert_eq!(ended.code, 0, "{words:?}: {}", ended.log_text());
+        ended.stdout
+    };
+    let published = run(&["cache", "publish", "--store", &store, "--root", &local]);
+    assert_eq!(
+        published,
+        "published made/3.0.0/arm64\npublished 1 units, 1 files, 4 bytes\n"
+    );
+    let again = run(&["cache", "publish", "--store", &store, "--root", &local]);
+    assert_eq!(again, "published 0 units, 0 files, 0 bytes\n");
+    let listed = run(&["cache", "ls", "--store", &store, "--root", &local]);
+    assert_eq!(listed, format!("{KEPT}\nmade/3.0.0/arm64\n"));
+    let restored = run(&[
+        "cache", "restore", "--store", &store, "--root", &other, "--json",
+    ]);
+    let restored: serde_json::Value = serde_json::from_str(&restored).unwrap();
+    assert_eq!(restored["units"], 2, "{restored}");
+    assert_eq!(
+        fs::read_to_string(trial.path("other/made/3.0.0/arm64/tool")).unwrap(),
+        "made"
+    );
+    assert!(!trial.path("other/made/3.0.0/arm64/.cache-unit").exists());
+}

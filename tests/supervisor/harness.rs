@@ -1,0 +1,474 @@
+//! A task without containers: a runner's home, a double of GitHub, a store, and the supervisor.
+//!
+//! A supervisor is asked to stop when the test that started it dies. Directories carry the test
+//! process's id; a later run removes what a killed one left.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use github_double::{Event, GithubDouble, JobSpec, Kind, Options, script::Script};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use serde_json::Value;
+
+pub(crate) const REPOSITORY: &str = "acme/widgets";
+pub(crate) const PAT: &str = "ghp_the-operators-token";
+/// Far more than anything here takes on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// The unit that is in the store before every trial.
+pub(crate) const KEPT: &str = "kept/1.0.0/x64";
+
+pub(crate) struct Trial {
+    pub(crate) double: GithubDouble,
+    pub(crate) root: PathBuf,
+    variables: Vec<(String, String)>,
+}
+
+impl Trial {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        static SWEEP: Once = Once::new();
+        let place = place();
+        SWEEP.call_once(|| remove_leftovers(&place));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let root = place.join(format!("supervisor-{}-{number}", std::process::id()));
+        lay_out(&root);
+        let double = GithubDouble::start(Options {
+            pat: Some(PAT.to_owned()),
+            scopes: vec![REPOSITORY.parse().unwrap(), "acme".parse().unwrap()],
+            ..Options::default()
+        })
+        .unwrap();
+        let mut trial = Self {
+            double,
+            root,
+            variables: Vec::new(),
+        };
+        let path = |name: &str| trial.root.join(name).display().to_string();
+        let variables = [
+            ("GITHUB_URL", trial.double.repo_url(REPOSITORY)),
+            ("GITHUB_PAT", PAT.to_owned()),
+            ("RUNNER_USER", runner_user()),
+            ("RUNNER_HOME", path("home")),
+            ("RUNNER_WORKDIR", path("home/_work")),
+            ("RUNNER_NAME", "trial".to_owned()),
+            ("CACHE_ROOTS", path("tools")),
+            ("CACHE_STORE", path("store")),
+            ("SUPERVISOR_STATE_FILE", path("state.json")),
+            ("LOG_FORMAT", "json".to_owned()),
+            ("LOG_LEVEL", "supervisor=debug".to_owned()),
+            ("FAKES", trial.root.display().to_string()),
+            ("REAL_RSYNC", real_rsync()),
+            (
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin", path("bin")),
+            ),
+        ];
+        trial.variables = variables
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+        trial
+    }
+
+    /// Sets a variable of the supervisor's environment; an empty value takes it away.
+    pub(crate) fn set(&mut self, name: &str, value: impl ToString) -> &mut Self {
+        self.variables.retain(|(known, _)| known != name);
+        let value = value.to_string();
+        if !value.is_empty() {
+            self.variables.push((name.to_owned(), value));
+        }
+        self
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Tells the rsync that goes this way what to do: `hang`, or an exit code.
+    pub(crate) fn rsync(&self, way: &str, fault: &str) {
+        fs::write(self.path(&format!("rsync-{way}")), fault).unwrap();
+    }
+
+    /// Tells the runner's stand-in how to misbehave.
+    pub(crate) fn script(&self, script: Script) -> &Self {
+        self.double.script(None, script);
+        self
+    }
+
+    pub(crate) fn queue(&self, job: JobSpec) -> String {
+        self.double.queue_job(job).0
+    }
+
+    /// A job of one step.
+    pub(crate) fn queue_step(&self, script: &str) -> String {
+        self.queue(JobSpec::new(REPOSITORY, "build").step("only", script))
+    }
+
+    /// A step that waits for [`Self::go`].
+    pub(crate) fn wait_for_go(&self) -> String {
+        format!(
+            "while [ ! -e {} ]; do sleep 0.01; done",
+            self.path("go").display()
+        )
+    }
+
+    pub(crate) fn go(&self) {
+        fs::write(self.path("go"), "").unwrap();
+    }
+
+    pub(crate) fn start(&self, arguments: &[&str]) -> Supervisor {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_supervisor"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(File::create(self.path("stdout")).unwrap())
+            .stderr(File::create(self.path("stderr")).unwrap());
+        let parent = nix::unistd::getpid();
+        // SAFETY: system calls only.
+        #[expect(unsafe_code, reason = "std has no way to bind a child's life to ours")]
+        unsafe {
+            command.pre_exec(move || {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+                if nix::unistd::getppid() != parent {
+                    return Err(std::io::ErrorKind::NotFound.into());
+                }
+                Ok(())
+            });
+        }
+        Supervisor {
+            child: command.spawn().unwrap(),
+            root: self.root.clone(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Runs one life to its end.
+    pub(crate) fn run(&self) -> Ended {
+        self.start(&[]).end()
+    }
+
+    /// The supervisor with a listener that waits for a job.
+    pub(crate) fn idle(&self) -> Supervisor {
+        let supervisor = self.start(&[]);
+        supervisor.wait_for_output("Listening for Jobs");
+        supervisor
+    }
+
+    pub(crate) fn wait_for(&self, kind: Kind) -> Event {
+        self.double
+            .wait_for(|event| event.kind == kind, LIMIT)
+            .unwrap()
+    }
+
+    pub(crate) fn registrations(&self) -> Vec<String> {
+        self.double
+            .runners()
+            .into_iter()
+            .map(|runner| runner.name)
+            .collect()
+    }
+
+    /// What the fakes were asked, in order.
+    pub(crate) fn journal(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("journal")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn wait_for_journal(&self, word: &str) {
+        wait_until(&format!("the journal says {word}"), || {
+            self.journal().iter().any(|line| line == word)
+        });
+    }
+
+    /// Nothing is registered and no process of the trial is left.
+    pub(crate) fn assert_nothing_is_left(&self, case: &str) {
+        assert_eq!(
+            self.registrations(),
+            [""; 0],
+            "{case}: registrations are left"
+        );
+        // A killed process is there until its parent has looked.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(self.processes(), [""; 0], "{case}: processes are left");
+    }
+
+    /// Processes whose program or working directory is the trial's.
+    fn processes(&self) -> Vec<String> {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        entries
+            .filter(|entry| {
+                ["exe", "cwd"].iter().any(|link| {
+                    fs::read_link(entry.path().join(link))
+                        .is_ok_and(|path| path.starts_with(&self.root))
+                })
+            })
+            .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+            .collect()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let read = |name: &str| fs::read_to_string(self.path(name)).unwrap_or_default();
+            eprint(&format!(
+                "--- standard output\n{}--- log\n{}",
+                read("stdout"),
+                read("stderr")
+            ));
+        }
+        fs::remove_dir_all(&self.root).ok();
+    }
+}
+
+/// A supervisor that runs.
+pub(crate) struct Supervisor {
+    child: Child,
+    root: PathBuf,
+    pub(crate) started: Instant,
+}
+
+/// A supervisor's whole life.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// As a shell reports it.
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) log: Vec<Value>,
+    pub(crate) elapsed: Duration,
+}
+
+impl Supervisor {
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// As `docker stop` and ECS do it.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        fs::read_to_string(self.root.join("stdout")).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        fs::read_to_string(self.root.join("stderr")).unwrap()
+    }
+
+    pub(crate) fn wait_for_output(&self, text: &str) {
+        wait_until(&format!("standard output says {text:?}"), || {
+            self.stdout().contains(text)
+        });
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log says {text:?}"), || {
+            self.stderr().contains(text)
+        });
+    }
+
+    /// Waits until a phase has begun.
+    pub(crate) fn wait_for_phase(&self, phase: &str) {
+        self.wait_for_log(&format!("\"phase begins\",\"phase\":\"{phase}\""));
+    }
+
+    pub(crate) fn end(mut self) -> Ended {
+        let deadline = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the supervisor did not end: {}",
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let log = self.stderr();
+        let log = log.lines().map(|line| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{error} in the log line {line:?}"))
+        });
+        Ended {
+            code: status
+                .code()
+                .unwrap_or_else(|| 128 + status.signal().unwrap()),
+            log: log.collect(),
+            stdout: self.stdout(),
+            elapsed: self.started.elapsed(),
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.terminate();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+impl Ended {
+    /// The phases that were done, in order.
+    pub(crate) fn phases(&self) -> Vec<&str> {
+        let done = self
+            .log
+            .iter()
+            .filter(|line| line["message"] == "phase done");
+        done.filter_map(|line| line["phase"].as_str()).collect()
+    }
+
+    pub(crate) fn detail(&self, phase: &str) -> &str {
+        let mut done = self
+            .log
+            .iter()
+            .filter(|line| line["message"] == "phase done");
+        let line = done.find(|line| line["phase"] == phase);
+        line.unwrap_or_else(|| panic!("no phase {phase}"))["detail"]
+            .as_str()
+            .unwrap()
+    }
+
+    /// The messages of the log from a level on, as one text.
+    pub(crate) fn errors(&self) -> String {
+        let lines = self.log.iter().filter(|line| line["level"] == "ERROR");
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        self.log.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The user whom the supervisor can become: anybody for root, else ourselves.
+pub(crate) fn runner_user() -> String {
+    if geteuid().is_root() {
+        "nobody".to_owned()
+    } else {
+        User::from_uid(geteuid()).unwrap().unwrap().name
+    }
+}
+
+/// Makes a unit of one file.
+pub(crate) fn make_unit(root: &Path, unit: &str, content: &str) {
+    fs::create_dir_all(root.join(unit)).unwrap();
+    fs::write(root.join(unit).join("tool"), content).unwrap();
+    fs::write(root.join(format!("{unit}.complete")), "").unwrap();
+}
+
+fn lay_out(root: &Path) {
+    let home = root.join("home");
+    // The program is linked in place of a copy: it is big, and there are many trials.
+    runner_stand_in::assemble(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+        &home,
+    )
+    .unwrap();
+    let listener = home.join("bin/Runner.Listener");
+    fs::remove_file(&listener).unwrap();
+    let program = stand_in();
+    if fs::hard_link(&program, &listener).is_err() {
+        fs::copy(&program, &listener).unwrap();
+    }
+    fs::rename(home.join("externals"), home.join("externals.dist")).unwrap();
+    make_unit(&root.join("store/toolcache"), KEPT, "kept");
+    fs::create_dir(root.join("bin")).unwrap();
+    let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fakes");
+    fs::copy(fakes.join("rsync"), root.join("bin/rsync")).unwrap();
+    if geteuid().is_root() {
+        let user = User::from_name(&runner_user()).unwrap().unwrap();
+        nix::unistd::chown(&home, Some(user.uid), Some(user.gid)).unwrap();
+    }
+}
+
+fn stand_in() -> PathBuf {
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        if runner_stand_in::program().is_err() {
+            let mut cargo = Command::new(env!("CARGO"));
+            let status = cargo
+                .args(["build", "--quiet", "--package", "runner-stand-in"])
+                .status();
+            assert!(
+                status.unwrap().success(),
+                "the runner's stand-in does not build"
+            );
+        }
+    });
+    runner_stand_in::program().unwrap()
+}
+
+fn real_rsync() -> String {
+    let found = ["/usr/local/bin", "/usr/bin", "/bin"]
+        .iter()
+        .map(|directory| Path::new(directory).join("rsync"))
+        .find(|path| path.is_file());
+    found.expect("rsync is not installed").display().to_string()
+}
+
+/// Where everybody may look: the runner's user is another one when root runs the tests.
+fn place() -> PathBuf {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 != 0);
+    let ours = fs::metadata(own).is_ok_and(|meta| meta.uid() == geteuid().as_raw());
+    if ours && own.ancestors().all(open) {
+        own.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+fn remove_leftovers(place: &Path) {
+    for entry in fs::read_dir(place).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix("supervisor-")
+            .and_then(|rest| rest.split('-').next());
+        if owner
+            .is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+        {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+fn eprint(text: &str) {
+    use std::io::Write;
+    std::io::stderr().lock().write_all(text.as_bytes()).ok();
+}
+
+/// Takes away what the owner of the file may do.
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
