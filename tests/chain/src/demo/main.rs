@@ -18,6 +18,8 @@ use show::Show;
 const JOB_LIMIT: Duration = Duration::from_secs(300);
 /// The sidecar's stopTimeout.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// 128 + SIGINT, as a shell has it.
+const INTERRUPTED: u8 = 130;
 /// The runner prints its job's output too, so that it can be seen here.
 const SHOW_JOB: &str = "ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1";
 
@@ -40,6 +42,10 @@ fn main() -> ExitCode {
             show.summary();
             show.line("demo: ok");
             ExitCode::SUCCESS
+        }
+        Err(_) if testhost::interrupted() => {
+            show.line("demo: interrupted; the host and everything in it are gone");
+            ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
             show.failure();
