@@ -319,13 +319,9 @@ impl<'a> Given<'a> {
             if known.iter().any(|one| one == name) || foreign.contains(&name) {
                 continue;
             }
-            let nearest = known
-                .iter()
-                .map(|one| (edit_distance(name, one), one))
-                .min();
             let ours = families.iter().any(|family| name.starts_with(family));
-            match nearest {
-                Some((distance, like)) if distance <= 2 && name.len() > 5 => self
+            match known.iter().find(|one| looks_like(name, one)) {
+                Some(like) => self
                     .mistakes
                     .0
                     .push(format!("{name}: no such setting; did you mean {like}?")),
@@ -348,9 +344,13 @@ fn names_of(setting: &Setting) -> Vec<String> {
         .collect()
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours that make `a` of `b`.
-fn edit_distance(a: &str, b: &str) -> usize {
-    strsim::osa_distance(a, b)
+/// Whether `name` is `setting` with a slip: one in four letters of what follows the first word,
+/// which many names share, at the most.
+fn looks_like(name: &str, setting: &str) -> bool {
+    let Some((_, own)) = name.split_once('_') else {
+        return false;
+    };
+    strsim::osa_distance(name, setting) <= own.len() / 4
 }
 
 #[cfg(test)]
@@ -433,6 +433,20 @@ mod tests {
              \n  DEMO_PROT: no such setting; did you mean DEMO_PORT?\
              \n  DEMO_PORT: \"none\" is not valid; it must be invalid digit found in string"
         );
+    }
+
+    #[test]
+    fn a_name_looks_like_a_setting_when_few_of_its_own_letters_differ() {
+        for (name, setting, alike) in [
+            ("RUNNER_LABLES", "RUNNER_LABELS", true),
+            ("RUNNER_HOMES", "RUNNER_HOME", true),
+            ("RUNNER_REGISTRASHON", "RUNNER_REGISTRATION", true),
+            ("RUNNER_ROLE", "RUNNER_HOME", false),
+            ("RUNNER_HOST", "RUNNER_HOME", false),
+            ("LABEL", "LABELS", false),
+        ] {
+            assert_eq!(looks_like(name, setting), alike, "{name}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use init::settings::Setting;
 
 /// Variables that begin so are ours: one that is not in the table is a mistake.
-pub(crate) const FAMILIES: &[&str] = &["SUPERVISOR_", "RUNNER_", "CACHE_", "GITHUB_APP_"];
+pub(crate) const FAMILIES: &[&str] = &["SUPERVISOR_", "CACHE_", "GITHUB_APP_"];
 
 /// Variables that look like ours and belong to the runner, to a job that surrounds us, or to the
 /// program that is built. Source of the `RUNNER_…` names: actions/runner `Constants.cs` and
