@@ -32,9 +32,9 @@ use crate::ecs;
 use crate::failure::Failure;
 use crate::github::{self, Client, retry};
 use crate::http;
-use crate::listener::{self, Listener, Place};
+use crate::listener::{self, Listener, Next, Place};
 use crate::listener_output::{Ended, State};
-use crate::progress::Progress;
+use crate::progress::{Phase, Progress};
 use crate::registration::{Registration, with_suffix};
 use crate::runner_files;
 use crate::settle::{Urgency, settle};
@@ -402,53 +402,43 @@ impl Task<'_> {
         }
     }
 
-    async fn follow(&self, listener: &mut Listener, phase: crate::progress::Phase<'_>) -> Ended {
+    async fn follow(&self, listener: &mut Listener, phase: Phase<'_>) -> Ended {
         let mut phase = Some(phase);
-        let mut advance = |next: Option<&'static str>, detail: &str| {
+        let mut advance = |state: &State| {
+            self.record(state);
+            let (next, detail) = match state {
+                State::Started | State::Connected | State::Stopping => return,
+                State::Idle => (Some("idle"), "listening for jobs".to_owned()),
+                State::Busy { job } => (Some("job"), job.clone()),
+                State::Done { job, result } => (None, format!("{job}: {result}")),
+            };
             if let Some(phase) = phase.take() {
                 phase.done(detail);
             }
             phase = next.map(|name| self.progress.begin(name));
         };
-        let mut last = State::Started;
         let ended = loop {
-            if let Some(ended) = listener.next().await {
-                break ended;
+            match listener.next().await {
+                Next::Changed(state) => advance(&state),
+                Next::Ended(ended) => break ended,
             }
-            let state = listener.seen().state;
-            if state == last {
-                continue;
-            }
-            match &state {
-                State::Started | State::Connected | State::Stopping => {}
-                State::Idle => {
-                    self.progress.enter(Stage::Idle);
-                    advance(Some("idle"), "listening for jobs");
-                }
-                State::Busy { job } => {
-                    self.progress.job(job);
-                    advance(Some("job"), job);
-                }
-                State::Done { job, result } => {
-                    self.progress.result(result);
-                    advance(None, &format!("{job}: {result}"));
-                }
-            }
-            last = state;
         };
-        self.note_job(listener);
-        advance(None, "the listener has ended");
+        while let Some(state) = listener.missed() {
+            advance(&state);
+        }
+        if let Some(phase) = phase {
+            phase.done("the listener has ended");
+        }
         ended
     }
 
-    /// The job's record, also when both of its lines came after the last look.
-    pub(crate) fn note_job(&self, listener: &Listener) {
-        let seen = listener.seen();
-        if let Some(job) = &seen.job {
-            self.progress.job(job);
-        }
-        if let Some(result) = &seen.result {
-            self.progress.result(result);
+    /// Tells the job's record.
+    pub(crate) fn record(&self, state: &State) {
+        match state {
+            State::Started | State::Connected | State::Stopping => {}
+            State::Idle => self.progress.enter(Stage::Idle),
+            State::Busy { job } => self.progress.job(job),
+            State::Done { result, .. } => self.progress.result(result),
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::discriminant;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ use init::output::{self, Copying};
 use init::{Child, Children, Deadline, Exit};
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Docker, Runner};
 use crate::listener_output::{Ended, Line, Seen, State, meaning};
@@ -44,6 +45,14 @@ pub(crate) struct Listener {
     child: Child,
     copying: Option<Copying>,
     seen: watch::Receiver<Seen>,
+    changes: mpsc::UnboundedReceiver<State>,
+}
+
+/// What happens next to a listener.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Changed(State),
+    Ended(Ended),
 }
 
 impl Place<'_> {
@@ -139,13 +148,23 @@ impl Listener {
         // Our copies of the write end are in the command: with it they go.
         drop(command);
         let (tell, seen) = watch::channel(Seen::default());
+        let (change, changes) = mpsc::unbounded_channel();
         let ours = io::stdout()
             .as_fd()
             .try_clone_to_owned()
             .context("cannot duplicate our output")?;
         let copying = output::copy(OwnedFd::from(read), File::from(ours), move |line| {
-            if let Some(line) = Line::read(line) {
-                tell.send_modify(|seen| seen.note(line));
+            let Some(line) = Line::read(line) else { return };
+            let mut changed = None;
+            tell.send_modify(|seen| {
+                let before = discriminant(&seen.state);
+                seen.note(line);
+                // The same state again is no news, whoever writes it however often.
+                changed = (discriminant(&seen.state) != before).then(|| seen.state.clone());
+            });
+            if let Some(state) = changed {
+                // Nobody listens any more once the listener was given up.
+                change.send(state).ok();
             }
         })
         .context("cannot copy the runner's output")?;
@@ -153,6 +172,7 @@ impl Listener {
             child,
             copying: Some(copying),
             seen,
+            changes,
         })
     }
 
@@ -161,13 +181,18 @@ impl Listener {
         self.seen.borrow().clone()
     }
 
-    /// Waits until the output tells something new, or it has ended: then with what that means.
-    pub(crate) async fn next(&mut self) -> Option<Ended> {
+    /// Waits until its state changes or it has ended.
+    pub(crate) async fn next(&mut self) -> Next {
         tokio::select! {
             biased;
-            exit = self.child.exited() => Some(self.end(exit).await),
-            Ok(()) = self.seen.changed() => None,
+            Some(state) = self.changes.recv() => Next::Changed(state),
+            exit = self.child.exited() => Next::Ended(self.end(exit).await),
         }
+    }
+
+    /// A state that it was in and that [`Self::next`] did not tell.
+    pub(crate) fn missed(&mut self) -> Option<State> {
+        self.changes.try_recv().ok()
     }
 
     /// Waits for its end and what that means.
@@ -193,10 +218,12 @@ impl Listener {
 
     /// Whether its one job is under way, as far as it tells.
     pub(crate) fn is_working(&self) -> bool {
-        matches!(
-            self.seen.borrow().state,
-            State::Busy { .. } | State::Done { .. }
-        )
+        matches!(self.seen.borrow().state, State::Busy { .. })
+    }
+
+    /// Whether it will end by itself at once: its job is over, or it has ended already.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.child.ended().is_some() || matches!(self.seen.borrow().state, State::Done { .. })
     }
 
     async fn end(&mut self, exit: Exit) -> Ended {

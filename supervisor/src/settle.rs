@@ -114,7 +114,9 @@ async fn stop_runner(task: &Task<'_>, owed: &mut Owed<Duty>, urgency: Urgency, d
         deadline.reserving(RESERVE),
     )
     .await;
-    task.note_job(listener);
+    while let Some(state) = listener.missed() {
+        task.record(&state);
+    }
     phase.done(match &ended {
         Some(ended) => format!("{ended:?}"),
         None => "killed".to_owned(),
@@ -130,7 +132,12 @@ async fn stop(
     urgency: Urgency,
     deadline: Deadline,
 ) -> Option<Ended> {
-    let mut working = listener.is_working();
+    if listener.is_finishing()
+        && let Some(ended) = deadline.at_most(IDLE).bound(listener.ended()).await
+    {
+        return Some(ended);
+    }
+    let mut working = listener.is_working() || listener.is_finishing();
     if !working && urgency != Urgency::Hurried {
         // A job may be on its way at this moment. GitHub knows: it removes an idle runner only.
         working = has_job(registration, deadline.at_most(IDLE_CHECK)).await;
