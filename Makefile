@@ -5,7 +5,7 @@ CARGO ?= cargo
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CARGO_HOME,RUSTUP_HOME)
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
-SHELL_FILES = $(shell git ls-files '*.sh') .ci/run
+SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
 
 .PHONY: help demo test test-host build format lint deny
 
@@ -32,7 +32,7 @@ format: ## check the format
 lint: ## clippy and shellcheck
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	@command -v shellcheck >/dev/null || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y shellcheck; }
-	shellcheck $(SHELL_FILES)
+	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES)
 
 deny: $(CARGO_DENY) ## licences and sources of the dependencies
 	$(CARGO_DENY) --log-level error check --hide-inclusion-graph licenses bans sources
