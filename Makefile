@@ -2,7 +2,9 @@
 # loop devices, mounts) and use sudo when they are not run by root.
 
 CARGO ?= cargo
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CARGO_HOME,RUSTUP_HOME)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# Cargo builds as whoever calls it, and only the tests themselves run as root.
+TESTS_AS_ROOT := $(if $(AS_ROOT),--config 'target."cfg(unix)".runner = "$(AS_ROOT)"')
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
 SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
@@ -20,8 +22,8 @@ test: format lint deny ## everything that can be checked on one machine
 	$(MAKE) test-host
 
 test-host: build ## the end-to-end tests on the test host
-	$(AS_ROOT) $(CARGO) test --release -p testhost --features root --test host
-	$(AS_ROOT) $(CARGO) test --release -p chain --features root --test chain
+	$(CARGO) test --release $(TESTS_AS_ROOT) -p testhost --features root --test host
+	$(CARGO) test --release $(TESTS_AS_ROOT) -p chain --features root --test chain
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace
