@@ -21,7 +21,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use init::{Children, Deadline, Owed, Signals, exit_code};
 use nix::sys::signal::Signal;
 
@@ -179,28 +179,21 @@ impl Task<'_> {
             owner: Some(user.clone()),
         });
         let task = &*self;
-        let http = github::http()?;
-        let client = settings
-            .identity
-            .github()
-            .map(|access| Client::new(access, http.clone()));
-        let client = client.transpose()?.map(Rc::new);
         let mut place = Place {
             runner: &settings.runner,
             user: &user,
             docker: settings.docker.as_ref(),
             groups: Vec::new(),
         };
-        let (known, (), (), (), name) = tokio::try_join!(
+        let (known, registrant, (), ()) = tokio::try_join!(
             task.restore(),
-            task.meet_github(client.as_deref(), &place),
+            task.meet_github(&place),
             task.wait_for_docker(),
             task.fill_externals(&user),
-            task.choose_name(&http),
         )?;
         // The sidecar makes its socket when it starts: only now its group is known.
         place.groups = docker::socket_groups(settings.docker.as_ref());
-        task.register(owed, &place, (client, name)).await?;
+        task.register(owed, &place, registrant).await?;
         if let Some(known) = known {
             owed.owe(Duty::PublishCaches(Condition {
                 known,
@@ -258,8 +251,26 @@ impl Task<'_> {
         }
     }
 
+    /// Everything that is asked of others by HTTP: a client that is let in and the runner's name.
+    async fn meet_github(
+        &self,
+        place: &Place<'_>,
+    ) -> Result<(Option<Rc<Client>>, String), Failure> {
+        // Reading the system's certificates takes tens of milliseconds: not on this thread.
+        let http = tokio::task::spawn_blocking(github::http).await;
+        let http = http.context("cannot prepare HTTPS")??;
+        let access = self.settings.identity.github();
+        let client = access.map(|access| Client::new(access, http.clone()));
+        let client = client.transpose()?.map(Rc::new);
+        let ((), name) = tokio::try_join!(
+            self.be_let_in(client.as_deref(), place),
+            self.choose_name(&http)
+        )?;
+        Ok((client, name))
+    }
+
     /// A token, and whether GitHub takes this version of the runner.
-    async fn meet_github(&self, client: Option<&Client>, place: &Place<'_>) -> Result<(), Failure> {
+    async fn be_let_in(&self, client: Option<&Client>, place: &Place<'_>) -> Result<(), Failure> {
         let (Some(client), Some(access)) = (client, self.settings.identity.github()) else {
             return Ok(());
         };

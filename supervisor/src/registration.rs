@@ -19,24 +19,36 @@ use crate::github::{Client, Error, NewRunner, Registered, Runner, retry};
 
 /// How many names are tried when they are taken.
 const NAMES: u32 = 5;
+/// Longer than a runner needs from its registration to its first connection.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks whether a busy runner is idle.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Names under which GitHub may know us while we do not know the id.
+/// What may be ours at GitHub, or was a former life's.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Claims(Rc<RefCell<BTreeSet<String>>>);
+pub(crate) struct Claims {
+    /// Names under which GitHub may know us while we do not know the id.
+    names: Rc<RefCell<BTreeSet<String>>>,
+    /// Ids of runners that had our name: a killed supervisor's, or another's that is at work.
+    namesakes: Rc<RefCell<BTreeSet<u64>>>,
+}
 
 impl Claims {
     pub(crate) fn add(&self, name: &str) {
-        self.0.borrow_mut().insert(name.to_owned());
+        self.names.borrow_mut().insert(name.to_owned());
     }
 
     pub(crate) fn give_up(&self, name: &str) {
-        self.0.borrow_mut().remove(name);
+        self.names.borrow_mut().remove(name);
     }
 
     fn any(&self) -> Option<String> {
-        self.0.borrow().first().cloned()
+        self.names.borrow().first().cloned()
+    }
+
+    fn remember(&self, id: u64) {
+        self.namesakes.borrow_mut().insert(id);
     }
 }
 
@@ -72,7 +84,7 @@ impl fmt::Debug for Registration {
         let mut debug = f.debug_struct("Registration");
         match &self.known {
             Known::Id(id) => debug.field("id", id),
-            Known::Name | Known::Asking(_) => debug.field("names", &*self.claims.0.borrow()),
+            Known::Name | Known::Asking(_) => debug.field("names", &*self.claims.names.borrow()),
         };
         debug.finish()
     }
@@ -164,10 +176,33 @@ impl Registration {
     pub(crate) async fn remove(&mut self, deadline: Deadline) -> Result<Removal, Error> {
         loop {
             let removal = self.remove_if_idle(deadline).await?;
+            self.remove_dead_namesakes(deadline).await;
             if removal == Removal::Gone || deadline.remaining() <= BUSY_PAUSE {
                 return Ok(removal);
             }
             tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+
+    /// Removes those that had our name when we came and that nobody uses now.
+    async fn remove_dead_namesakes(&self, deadline: Deadline) {
+        let ids = std::mem::take(&mut *self.claims.namesakes.borrow_mut());
+        for id in ids {
+            let removal = async {
+                if self
+                    .client
+                    .runner(id)
+                    .await?
+                    .is_some_and(|runner| runner.is_offline())
+                {
+                    tracing::info!(id, "removing a registration that nobody uses");
+                    self.client.delete(id).await?;
+                }
+                Ok(())
+            };
+            if let Err(error) = retry::within(deadline, removal).await {
+                tracing::debug!(%error, id, "cannot look for a registration that nobody uses");
+            }
         }
     }
 
@@ -201,9 +236,6 @@ async fn ask(
     // Whether an earlier request for this name may have taken effect.
     let mut doubt = false;
     loop {
-        if doubt {
-            remove_lost(&client, &runner.name, deadline).await;
-        }
         claims.add(&runner.name);
         let error = match retry::within(deadline, client.generate_jitconfig(&runner)).await {
             Ok(registered) => {
@@ -212,23 +244,28 @@ async fn ask(
             }
             Err(error) => error,
         };
+        let conflict = matches!(error, Error::Conflict(_));
         doubt = doubt || error.may_have_happened();
         if !doubt {
             claims.give_up(&runner.name);
         }
-        if matches!(error, Error::Conflict(_)) && !deadline.is_over() {
-            taken += 1;
-            if taken == NAMES {
-                return Err(error);
-            }
-            // In doubt, the other one may be ours; the first look removes it.
-            if !doubt || taken > 1 {
-                tracing::warn!(name = runner.name, "the name is taken; trying another");
-                runner.name = with_suffix(&wanted);
+        if !conflict {
+            let pause = pauses.after(error, deadline, "register the runner")?;
+            tokio::time::sleep(pause).await;
+            if doubt {
+                remove_lost(&client, &runner.name, deadline).await;
             }
             continue;
         }
-        tokio::time::sleep(pauses.after(error, deadline, "register the runner")?).await;
+        taken += 1;
+        if taken == NAMES || deadline.is_over() {
+            return Err(error);
+        }
+        if free_name(&client, &claims, &runner.name, deadline).await == Name::Taken {
+            tracing::warn!(name = runner.name, "the name is taken; trying another");
+            runner.name = with_suffix(&wanted);
+            doubt = false;
+        }
     }
 }
 
@@ -236,17 +273,55 @@ async fn ask(
 async fn remove_lost(client: &Client, name: &str, deadline: Deadline) {
     let removal = async {
         if let Some(runner) = client.find(name).await?.filter(Runner::is_offline) {
-            tracing::info!(
-                name,
-                id = runner.id,
-                "removing a registration whose answer was lost"
-            );
-            client.delete(runner.id).await?;
+            let id = runner.id;
+            tracing::info!(name, id, "removing a registration whose answer was lost");
+            client.delete(id).await?;
         }
         Ok(())
     };
     if let Err(error) = retry::within(deadline, removal).await {
         tracing::debug!(%error, "cannot look for a registration whose answer was lost");
+    }
+}
+
+/// Whether a name that was taken still is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Free,
+    Taken,
+}
+
+/// Frees a name that a killed supervisor left: nobody has been using it for longer than a runner
+/// needs from its registration to its first connection. One that is in use is remembered, for a
+/// killed one is online for a while too.
+async fn free_name(client: &Client, claims: &Claims, name: &str, deadline: Deadline) -> Name {
+    let watch = deadline.at_most(DEAD_AFTER);
+    let mut first = None;
+    loop {
+        let found = match retry::within(deadline, client.find(name)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Name::Free,
+            Err(error) => {
+                tracing::debug!(%error, "GitHub does not tell who has the name");
+                return Name::Taken;
+            }
+        };
+        let id = *first.get_or_insert(found.id);
+        if found.ephemeral == Some(false) {
+            return Name::Taken;
+        }
+        if found.id != id || !found.is_offline() {
+            claims.remember(found.id);
+            return Name::Taken;
+        }
+        if watch.is_over() {
+            tracing::info!(name, id, "removing a registration that nobody uses");
+            return match retry::within(deadline, client.delete(id)).await {
+                Ok(()) => Name::Free,
+                Err(_) => Name::Taken,
+            };
+        }
+        tokio::time::sleep(WATCH_PAUSE).await;
     }
 }
 

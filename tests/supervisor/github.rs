@@ -162,22 +162,50 @@ fn a_github_that_is_not_there_is_told_with_its_address() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_changed() {
+fn a_name_that_another_runner_uses_is_changed() {
+    let first = Trial::new();
+    let mut second = Trial::new();
+    second.set("GITHUB_URL", first.double.repo_url(REPOSITORY));
+    let other = first.idle();
+    let supervisor = second.idle();
+    assert_eq!(first.registrations().len(), 2);
+    supervisor.terminate();
+    let ended = supervisor.end();
+    let detail = ended.detail("register");
+    assert!(detail.starts_with("trial-"), "{detail}");
+    assert_eq!(
+        first.registrations(),
+        ["trial"],
+        "the other one's is not ours"
+    );
+    other.terminate();
+    assert_eq!(other.end().code, 143);
+    first.assert_nothing_is_left("the other one");
+}
+
+#[test]
+fn a_name_that_a_killed_supervisor_left_is_taken_over() {
     let trial = Trial::new();
     jit_configuration(&trial, "trial");
     trial.queue_step("true");
     let ended = trial.run();
     assert_eq!(ended.code, 0, "{}", ended.log_text());
-    assert!(
-        ended.detail("register").starts_with("trial-"),
-        "{}",
-        ended.detail("register")
-    );
-    assert_eq!(
-        trial.registrations(),
-        ["trial"],
-        "the other one's registration is not ours to remove"
-    );
+    let detail = ended.detail("register");
+    assert!(detail.starts_with("trial,"), "{detail}");
+    trial.assert_nothing_is_left("after a killed one");
+}
+
+#[test]
+fn a_killed_supervisors_registration_is_removed_by_the_next_one_of_its_name() {
+    let trial = Trial::new();
+    let killed = trial.idle();
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(killed.end().code, 137);
+    // GitHub takes the dead one for online a while longer.
+    trial.queue_step("sleep 3");
+    let ended = trial.run();
+    assert_eq!(ended.code, 0, "{}", ended.log_text());
+    trial.assert_nothing_is_left("after a killed one");
 }
 
 #[test]

@@ -138,6 +138,16 @@ impl Client {
         Ok(found.into_iter().find(|runner| runner.name == name))
     }
 
+    /// The runner of this id.
+    pub(crate) async fn runner(&self, id: u64) -> Result<Option<Runner>, Error> {
+        let path = format!("{}/actions/runners/{id}", self.scope().path());
+        match self.call(Method::GET, &path, None).await {
+            Ok(answer) => answer.read().map(Some),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
     /// All runners, or those of a name.
     pub(crate) async fn list(&self, name: Option<&str>) -> Result<Vec<Runner>, Error> {
         #[derive(Deserialize)]
