@@ -16,42 +16,24 @@
 //! [`Owed`], recorded before the act that makes it necessary, and done by [`crate::settle`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::rc::Rc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use init::{Children, Deadline, Owed, Signals, exit_code};
+use anyhow::anyhow;
+use init::{Children, Owed, Signals, exit_code};
 use nix::sys::signal::Signal;
 
 use crate::caches::{Caches, Condition};
-use crate::config::{CacheMode, CachePublish, Name, Settings};
+use crate::config::Settings;
 use crate::docker;
-use crate::ecs;
 use crate::failure::Failure;
-use crate::github::{self, Client, retry};
+use crate::github::{self, Client};
 use crate::http;
-use crate::listener::{self, Listener, Next, Place};
-use crate::listener_output::{Ended, State};
-use crate::progress::{Phase, Progress};
-use crate::registration::{Registration, with_suffix};
-use crate::runner_files;
+use crate::listener::{Listener, Place};
+use crate::listener_output::Ended;
+use crate::progress::Progress;
+use crate::registration::Registration;
 use crate::settle::{Urgency, settle};
-use crate::shared;
 use crate::state::Stage;
 use crate::summary;
-use crate::user::User;
-use crate::version::{self, Support};
-
-/// How often a listener that could go on is started again.
-const RESTARTS: u32 = 3;
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
-/// How long the runner's update script may take (actions/runner `run-helper.sh.template`).
-const UPDATE_LIMIT: Duration = Duration::from_secs(31);
-/// The check of the version may not hold up a start for long.
-const VERSION_ANSWER: Duration = Duration::from_secs(5);
-const EXTERNALS_LIMIT: Duration = Duration::from_secs(300);
 
 /// What must happen before exit.
 #[derive(Debug)]
@@ -201,264 +183,6 @@ impl Task<'_> {
             }));
         }
         task.serve(owed, &place).await
-    }
-
-    /// What is needed before anything is asked of others.
-    fn prepare_user(&self) -> Result<User, Failure> {
-        let runner = &self.settings.runner;
-        let phase = self.progress.begin("directories");
-        let user = User::find(&runner.user, Path::new("/"))?;
-        listener::find(&runner.home).map_err(Failure::unavailable)?;
-        if runner.sudo {
-            user.allow_sudo()?;
-        }
-        runner_files::clean(&runner.home)?;
-        shared::make(runner, self.settings.caches.as_ref(), &user)?;
-        phase.done(format_args!("user {}", user.name));
-        Ok(user)
-    }
-
-    /// The units that are there before the job; `None` when nothing will be published.
-    async fn restore(&self) -> Result<Option<BTreeSet<crate::caches::Unit>>, Failure> {
-        let (Some(caches), Some(settings)) = (&self.caches, &self.settings.caches) else {
-            return Ok(None);
-        };
-        let phase = self.progress.begin("cache-restore");
-        let deadline = Deadline::within(settings.restore_timeout);
-        let restored = caches.restore(self.children, deadline).await;
-        for problem in &restored.problems {
-            tracing::warn!(
-                problem,
-                "not everything could be restored; the job makes it anew"
-            );
-        }
-        phase.done(format_args!(
-            "{} units, {} files, {} bytes",
-            restored.units, restored.files, restored.bytes
-        ));
-        if settings.mode != CacheMode::ReadWrite || settings.publish == CachePublish::Off {
-            return Ok(None);
-        }
-        match caches
-            .local_units(Deadline::within(settings.restore_timeout))
-            .await
-        {
-            Ok(known) => Ok(Some(known)),
-            Err(error) => {
-                tracing::warn!("nothing will be published: {error:#}");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Everything that is asked of others by HTTP: a client that is let in and the runner's name.
-    async fn meet_github(
-        &self,
-        place: &Place<'_>,
-    ) -> Result<(Option<Rc<Client>>, String), Failure> {
-        // Reading the system's certificates takes tens of milliseconds: not on this thread.
-        let http = tokio::task::spawn_blocking(github::http).await;
-        let http = http.context("cannot prepare HTTPS")??;
-        let access = self.settings.identity.github();
-        let client = access.map(|access| Client::new(access, http.clone()));
-        let client = client.transpose()?.map(Rc::new);
-        let ((), name) = tokio::try_join!(
-            self.be_let_in(client.as_deref(), place),
-            self.choose_name(&http)
-        )?;
-        Ok((client, name))
-    }
-
-    /// A token, and whether GitHub takes this version of the runner.
-    async fn be_let_in(&self, client: Option<&Client>, place: &Place<'_>) -> Result<(), Failure> {
-        let (Some(client), Some(access)) = (client, self.settings.identity.github()) else {
-            return Ok(());
-        };
-        let authenticate = async {
-            let phase = self.progress.begin("github-credentials");
-            let deadline = Deadline::within(access.timeout);
-            retry::until(deadline, "authenticate", async || {
-                client.authenticate().await
-            })
-            .await
-            .map_err(|error| explain("cannot authenticate at GitHub", &error, client))?;
-            phase.done(client.scope());
-            Ok(())
-        };
-        let ask_version = async {
-            let version = place.version(self.children).await;
-            version.map_err(|error| {
-                Failure::unavailable(error.context("the runner's program does not work"))
-            })
-        };
-        let ((), version) = tokio::try_join!(authenticate, ask_version)?;
-        let phase = self.progress.begin("version-check");
-        let answer = retry::within(
-            Deadline::within(VERSION_ANSWER),
-            client.deprecations(&version),
-        )
-        .await;
-        let deprecations = answer.unwrap_or_else(|error| {
-            tracing::debug!(%error, "GitHub does not tell until when the version is good");
-            None
-        });
-        match version::support(deprecations.as_ref(), version::today()) {
-            Support::Over(date) => {
-                return Err(Failure::refused(anyhow!(
-                    "the runner's version {version} is refused by GitHub since {date}; build the image with a newer RUNNER_VERSION"
-                )));
-            }
-            Support::Unknown => phase.done(format_args!("{version}")),
-            support @ Support::Until(days) => {
-                if support.is_short() {
-                    tracing::warn!(
-                        version,
-                        days_left = days,
-                        "GitHub will refuse this version of the runner soon; build the image with a newer RUNNER_VERSION"
-                    );
-                }
-                phase.done(format_args!("{version}, {days} days left"));
-            }
-        }
-        Ok(())
-    }
-
-    async fn wait_for_docker(&self) -> Result<(), Failure> {
-        let Some(docker) = self
-            .settings
-            .docker
-            .as_ref()
-            .filter(|docker| !docker.wait.is_zero())
-        else {
-            return Ok(());
-        };
-        let phase = self.progress.begin("docker-wait");
-        let version = docker::wait(docker).await.map_err(Failure::unavailable)?;
-        phase.done(format_args!("Docker {version}"));
-        Ok(())
-    }
-
-    async fn fill_externals(&self, user: &User) -> Result<(), Failure> {
-        let phase = self.progress.begin("externals");
-        let deadline = Deadline::within(EXTERNALS_LIMIT);
-        match shared::fill_externals(&self.settings.runner.home, user, self.children, deadline)
-            .await?
-        {
-            Some(copied) => phase.done(format_args!(
-                "{} files, {} bytes",
-                copied.files, copied.bytes
-            )),
-            None => phase.done("nothing to copy"),
-        }
-        Ok(())
-    }
-
-    async fn choose_name(&self, http: &reqwest::Client) -> Result<String, Failure> {
-        let runner = &self.settings.runner;
-        let task = match (&runner.name, &self.settings.ecs) {
-            (Name::Given(name), _) => return Ok(name.clone()),
-            (Name::Unique, Some(endpoint)) => ecs::task_id(http, endpoint).await,
-            (Name::Unique, None) => None,
-        };
-        let prefix = runner.prefix.trim_end_matches('-');
-        Ok(match task {
-            Some(id) => {
-                let kept = crate::config::LONGEST_NAME.saturating_sub(id.len() + 1);
-                format!("{}-{id}", prefix.chars().take(kept).collect::<String>())
-            }
-            None => with_suffix(prefix),
-        })
-    }
-
-    /// Starts the listener, and again when that helps, until its end means something.
-    async fn serve(&self, owed: &mut Owed<Duty>, place: &Place<'_>) -> Result<Ended, Failure> {
-        let mut starts = 0;
-        loop {
-            self.progress.enter(Stage::Connecting);
-            let phase = self.progress.begin("listener-start");
-            let listener = Listener::start(place, self.children)?;
-            // No await between the start and the debt.
-            let Duty::StopRunner(listener) = owed.owe(Duty::StopRunner(listener)) else {
-                unreachable!("this duty was just owed");
-            };
-            let ended = self.follow(listener, phase).await;
-            owed.done();
-            starts += 1;
-            self.ended.replace(Some(ended.clone()));
-            if starts > RESTARTS {
-                return Ok(ended);
-            }
-            match ended {
-                Ended::Retryable => {
-                    tracing::warn!(
-                        starts,
-                        "the runner's listener failed and may be started again"
-                    );
-                    tokio::time::sleep(RESTART_PAUSE * starts).await;
-                }
-                Ended::Updating => {
-                    tracing::warn!(
-                        "the runner updates itself, which costs every task a minute; build the image with a newer RUNNER_VERSION"
-                    );
-                    self.wait_for_update().await;
-                }
-                Ended::JobDone
-                | Ended::NoJob
-                | Ended::RegistrationGone
-                | Ended::TooOld
-                | Ended::SessionConflict
-                | Ended::Failed(_)
-                | Ended::Killed(_) => return Ok(ended),
-            }
-        }
-    }
-
-    async fn follow(&self, listener: &mut Listener, phase: Phase<'_>) -> Ended {
-        let mut phase = Some(phase);
-        let mut advance = |state: &State| {
-            self.record(state);
-            let (next, detail) = match state {
-                State::Started | State::Connected | State::Stopping => return,
-                State::Idle => (Some("idle"), "listening for jobs".to_owned()),
-                State::Busy { job } => (Some("job"), job.clone()),
-                State::Done { job, result } => (None, format!("{job}: {result}")),
-            };
-            if let Some(phase) = phase.take() {
-                phase.done(detail);
-            }
-            phase = next.map(|name| self.progress.begin(name));
-        };
-        let ended = loop {
-            match listener.next().await {
-                Next::Changed(state) => advance(&state),
-                Next::Ended(ended) => break ended,
-            }
-        };
-        while let Some(state) = listener.missed() {
-            advance(&state);
-        }
-        if let Some(phase) = phase {
-            phase.done("the listener has ended");
-        }
-        ended
-    }
-
-    /// Tells the job's record.
-    pub(crate) fn record(&self, state: &State) {
-        match state {
-            State::Started | State::Connected | State::Stopping => {}
-            State::Idle => self.progress.enter(Stage::Idle),
-            State::Busy { job } => self.progress.job(job),
-            State::Done { result, .. } => self.progress.result(result),
-        }
-    }
-
-    async fn wait_for_update(&self) {
-        let finished = self.settings.runner.home.join("update.finished");
-        let deadline = Deadline::within(UPDATE_LIMIT);
-        while !finished.exists() && !deadline.is_over() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
     }
 
     fn exit_code(&self, stop: &Stop) -> u8 {

@@ -1,0 +1,197 @@
+//! What happens before the runner is registered: the parts, each one phase. Their order is
+//! [`crate::lifecycle`]'s.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use init::Deadline;
+
+use crate::caches::Unit;
+use crate::config::{CacheMode, CachePublish, LONGEST_NAME, Name};
+use crate::docker;
+use crate::ecs;
+use crate::failure::Failure;
+use crate::github::{self, Client, retry};
+use crate::lifecycle::{Task, explain};
+use crate::listener::{self, Place};
+use crate::registration::with_suffix;
+use crate::runner_files;
+use crate::shared;
+use crate::user::User;
+use crate::version::{self, Support};
+
+/// The check of the version may not hold up a start for long.
+const VERSION_ANSWER: Duration = Duration::from_secs(5);
+const EXTERNALS_LIMIT: Duration = Duration::from_secs(300);
+
+impl Task<'_> {
+    /// What is needed before anything is asked of others.
+    pub(crate) fn prepare_user(&self) -> Result<User, Failure> {
+        let runner = &self.settings.runner;
+        let phase = self.progress.begin("directories");
+        let user = User::find(&runner.user, Path::new("/"))?;
+        listener::find(&runner.home).map_err(Failure::unavailable)?;
+        if runner.sudo {
+            user.allow_sudo()?;
+        }
+        runner_files::clean(&runner.home)?;
+        shared::make(runner, self.settings.caches.as_ref(), &user)?;
+        phase.done(format_args!("user {}", user.name));
+        Ok(user)
+    }
+
+    /// The units that are there before the job; `None` when nothing will be published.
+    pub(crate) async fn restore(&self) -> Result<Option<BTreeSet<Unit>>, Failure> {
+        let (Some(caches), Some(settings)) = (&self.caches, &self.settings.caches) else {
+            return Ok(None);
+        };
+        let phase = self.progress.begin("cache-restore");
+        let deadline = Deadline::within(settings.restore_timeout);
+        let restored = caches.restore(self.children, deadline).await;
+        for problem in &restored.problems {
+            tracing::warn!(
+                problem,
+                "not everything could be restored; the job makes it anew"
+            );
+        }
+        phase.done(format_args!(
+            "{} units, {} files, {} bytes",
+            restored.units, restored.files, restored.bytes
+        ));
+        if settings.mode != CacheMode::ReadWrite || settings.publish == CachePublish::Off {
+            return Ok(None);
+        }
+        match caches
+            .local_units(Deadline::within(settings.restore_timeout))
+            .await
+        {
+            Ok(known) => Ok(Some(known)),
+            Err(error) => {
+                tracing::warn!("nothing will be published: {error:#}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Everything that is asked of others by HTTP: a client that is let in and the runner's name.
+    pub(crate) async fn meet_github(
+        &self,
+        place: &Place<'_>,
+    ) -> Result<(Option<Rc<Client>>, String), Failure> {
+        // Reading the system's certificates takes tens of milliseconds: not on this thread.
+        let http = tokio::task::spawn_blocking(github::http).await;
+        let http = http.context("cannot prepare HTTPS")??;
+        let access = self.settings.identity.github();
+        let client = access.map(|access| Client::new(access, http.clone()));
+        let client = client.transpose()?.map(Rc::new);
+        let ((), name) = tokio::try_join!(
+            self.be_let_in(client.as_deref(), place),
+            self.choose_name(&http)
+        )?;
+        Ok((client, name))
+    }
+
+    /// A token, and whether GitHub takes this version of the runner.
+    async fn be_let_in(&self, client: Option<&Client>, place: &Place<'_>) -> Result<(), Failure> {
+        let (Some(client), Some(access)) = (client, self.settings.identity.github()) else {
+            return Ok(());
+        };
+        let authenticate = async {
+            let phase = self.progress.begin("github-credentials");
+            let deadline = Deadline::within(access.timeout);
+            retry::until(deadline, "authenticate", async || {
+                client.authenticate().await
+            })
+            .await
+            .map_err(|error| explain("cannot authenticate at GitHub", &error, client))?;
+            phase.done(client.scope());
+            Ok(())
+        };
+        let ask_version = async {
+            let version = place.version(self.children).await;
+            version.map_err(|error| {
+                Failure::unavailable(error.context("the runner's program does not work"))
+            })
+        };
+        let ((), version) = tokio::try_join!(authenticate, ask_version)?;
+        let phase = self.progress.begin("version-check");
+        let answer = retry::within(
+            Deadline::within(VERSION_ANSWER),
+            client.deprecations(&version),
+        )
+        .await;
+        let deprecations = answer.unwrap_or_else(|error| {
+            tracing::debug!(%error, "GitHub does not tell until when the version is good");
+            None
+        });
+        match version::support(deprecations.as_ref(), version::today()) {
+            Support::Over(date) => {
+                return Err(Failure::refused(anyhow!(
+                    "the runner's version {version} is refused by GitHub since {date}; build the image with a newer RUNNER_VERSION"
+                )));
+            }
+            Support::Unknown => phase.done(format_args!("{version}")),
+            support @ Support::Until(days) => {
+                if support.is_short() {
+                    tracing::warn!(
+                        version,
+                        days_left = days,
+                        "GitHub will refuse this version of the runner soon; build the image with a newer RUNNER_VERSION"
+                    );
+                }
+                phase.done(format_args!("{version}, {days} days left"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn wait_for_docker(&self) -> Result<(), Failure> {
+        let Some(docker) = self
+            .settings
+            .docker
+            .as_ref()
+            .filter(|docker| !docker.wait.is_zero())
+        else {
+            return Ok(());
+        };
+        let phase = self.progress.begin("docker-wait");
+        let version = docker::wait(docker).await.map_err(Failure::unavailable)?;
+        phase.done(format_args!("Docker {version}"));
+        Ok(())
+    }
+
+    pub(crate) async fn fill_externals(&self, user: &User) -> Result<(), Failure> {
+        let phase = self.progress.begin("externals");
+        let deadline = Deadline::within(EXTERNALS_LIMIT);
+        match shared::fill_externals(&self.settings.runner.home, user, self.children, deadline)
+            .await?
+        {
+            Some(copied) => phase.done(format_args!(
+                "{} files, {} bytes",
+                copied.files, copied.bytes
+            )),
+            None => phase.done("nothing to copy"),
+        }
+        Ok(())
+    }
+
+    async fn choose_name(&self, http: &reqwest::Client) -> Result<String, Failure> {
+        let runner = &self.settings.runner;
+        let task = match (&runner.name, &self.settings.ecs) {
+            (Name::Given(name), _) => return Ok(name.clone()),
+            (Name::Unique, Some(endpoint)) => ecs::task_id(http, endpoint).await,
+            (Name::Unique, None) => None,
+        };
+        let prefix = runner.prefix.trim_end_matches('-');
+        Ok(match task {
+            Some(id) => {
+                let kept = LONGEST_NAME.saturating_sub(id.len() + 1);
+                format!("{}-{id}", prefix.chars().take(kept).collect::<String>())
+            }
+            None => with_suffix(prefix),
+        })
+    }
+}
