@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::ArgMatches;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use init::settings::Given;
 use init::{Children, Deadline, Signals, exit_code};
 use serde::Serialize;
@@ -16,6 +16,33 @@ use crate::config::{self, Roots};
 
 /// The operator waits, and can interrupt.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The command line.
+pub(crate) fn command(json: &Arg) -> Command {
+    let store = Arg::new("store")
+        .long("store")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf))
+        .help("The store [default: CACHE_STORE]");
+    let root = Arg::new("root")
+        .long("root")
+        .value_name("DIR")
+        .num_args(1..)
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(PathBuf))
+        .help("The cached directories, the tool cache first [default: CACHE_ROOTS]");
+    let one = |name: &'static str, about: &'static str| {
+        Command::new(name)
+            .about(about)
+            .args([store.clone(), root.clone(), json.clone()])
+    };
+    Command::new("cache")
+        .about("The caches alone, without GitHub")
+        .subcommand_required(true)
+        .subcommand(one("restore", "Store to local directories"))
+        .subcommand(one("publish", "What is new locally to the store"))
+        .subcommand(one("ls", "What is in the store"))
+}
 
 /// Runs the command; a signal ends it at once, because nothing half-done is ever visible.
 pub(crate) async fn run(

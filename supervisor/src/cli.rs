@@ -11,7 +11,7 @@ use init::settings::{self, Environment, Given};
 use init::{Children, Signals, exit_code};
 
 use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
-use crate::{cache_command, check, lifecycle, state, sweep};
+use crate::{cache_command, check, job_report, lifecycle, state, sweep};
 
 /// Parses, dispatches, and reports what could not be done; the exit code.
 pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result<()>) -> u8 {
@@ -41,58 +41,40 @@ fn command() -> Command {
             .action(ArgAction::SetTrue)
             .help("For machines")
     };
-    let store = Arg::new("store")
-        .long("store")
-        .value_name("DIR")
-        .value_parser(value_parser!(PathBuf));
-    let root = Arg::new("root")
-        .long("root")
-        .value_name("DIR")
-        .num_args(1..)
-        .action(ArgAction::Append)
-        .value_parser(value_parser!(PathBuf));
-    let cache = |name: &'static str, about: &'static str| {
-        Command::new(name)
-            .about(about)
-            .arg(store.clone().help("The store [default: CACHE_STORE]"))
-            .arg(
-                root.clone()
-                    .help("The cached directories, the tool cache first [default: CACHE_ROOTS]"),
-            )
-            .arg(json())
-    };
+    let named = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let delete = Arg::new("delete").long("delete").action(ArgAction::SetTrue);
-    let command = Command::new("supervisor")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("PID 1 of an ephemeral GitHub Actions runner's container")
-        .subcommand(
-            Command::new("run")
-                .about("Prepares, registers and runs one ephemeral runner (the default)"),
+    let socket = Arg::new("socket").value_parser(value_parser!(PathBuf));
+    let command = named(
+        "supervisor",
+        "PID 1 of an ephemeral GitHub Actions runner's container",
+    )
+    .version(env!("CARGO_PKG_VERSION"))
+    .subcommand(named(
+        "run",
+        "Prepares, registers and runs one ephemeral runner (the default)",
+    ))
+    .subcommand(named("check", "Tells whether it would run, and what is missing").arg(json()))
+    .subcommand(
+        named(
+            "status",
+            "Tells where the running supervisor stands; 0 when healthy",
         )
-        .subcommand(
-            Command::new("check")
-                .about("Tells whether it would run, and what is missing")
-                .arg(json()),
+        .arg(json()),
+    )
+    .subcommand(cache_command::command(&json()))
+    .subcommand(
+        named(
+            "sweep",
+            "Lists offline ephemeral runners whose name has our prefix",
         )
-        .subcommand(
-            Command::new("status")
-                .about("Tells where the running supervisor stands; 0 when healthy")
-                .arg(json()),
-        )
-        .subcommand(
-            Command::new("cache")
-                .about("The caches alone, without GitHub")
-                .subcommand_required(true)
-                .subcommand(cache("restore", "Store to local directories"))
-                .subcommand(cache("publish", "What is new locally to the store"))
-                .subcommand(cache("ls", "What is in the store")),
-        )
-        .subcommand(
-            Command::new("sweep")
-                .about("Lists offline ephemeral runners whose name has our prefix")
-                .arg(delete.help("Removes them"))
-                .arg(json()),
-        );
+        .arg(delete.help("Removes them"))
+        .arg(json()),
+    )
+    .subcommand(
+        named("hook", "Called by the runner when a job starts")
+            .hide(true)
+            .arg(socket.required(true)),
+    );
     settings::with_flags(command, SETTINGS)
 }
 
@@ -132,6 +114,10 @@ fn dispatch(
         Some(("status", status)) => with(given, config::state_file, |path| {
             state::status(&path, status.get_flag("json"))
         }),
+        Some(("hook", hook)) => {
+            let socket: &PathBuf = hook.get_one("socket").context("no socket")?;
+            job_report::send(socket, environment).map(|()| exit_code::DONE)
+        }
         Some(("sweep", sweep)) => with(
             given,
             |given| Some((config::github_access(given), config::name_prefix(given)?)),

@@ -27,6 +27,7 @@ use crate::docker;
 use crate::failure::Failure;
 use crate::github::{self, Client};
 use crate::http;
+use crate::job_report::Reported;
 use crate::listener::{Listener, Place};
 use crate::listener_output::Ended;
 use crate::progress::Progress;
@@ -58,6 +59,8 @@ pub(crate) struct Task<'a> {
     pub(crate) children: &'a Children,
     pub(crate) progress: &'a Progress,
     pub(crate) caches: Option<Caches>,
+    /// What the job's hook told.
+    pub(crate) reported: Reported,
     /// The job was cut short by us.
     pub(crate) interrupted: Cell<bool>,
     /// How the listener ended, once it did.
@@ -100,6 +103,7 @@ async fn live(
         children,
         progress,
         caches: None,
+        reported: Reported::default(),
         interrupted: Cell::new(false),
         ended: RefCell::new(None),
         left_behind: Cell::new(false),
@@ -113,6 +117,9 @@ async fn live(
     tell(&stop);
     progress.enter(Stage::Finishing);
     task.see_off(&mut stop, &mut owed, signals).await;
+    if let Some(report) = task.reported.get() {
+        progress.origin(report);
+    }
     let code = task.exit_code(&stop);
     progress.ended(code);
     summary::tell(progress, code);
@@ -166,6 +173,7 @@ impl Task<'_> {
             user: &user,
             docker: settings.docker.as_ref(),
             groups: Vec::new(),
+            hook: task.listen_for_job(&user),
         };
         let (known, registrant, (), ()) = tokio::try_join!(
             task.restore(),

@@ -11,6 +11,7 @@ mod ecs;
 mod failure;
 mod github;
 mod http;
+mod job_report;
 mod lifecycle;
 mod listener;
 mod listener_output;

@@ -2,7 +2,7 @@
 //! [`crate::lifecycle`]'s.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::docker;
 use crate::ecs;
 use crate::failure::Failure;
 use crate::github::{self, Client, retry};
+use crate::job_report::{self, HOOK};
 use crate::lifecycle::{Task, explain};
 use crate::listener::{self, Place};
 use crate::registration::with_suffix;
@@ -41,6 +42,21 @@ impl Task<'_> {
         shared::make(runner, self.settings.caches.as_ref(), &user)?;
         phase.done(format_args!("user {}", user.name));
         Ok(user)
+    }
+
+    /// The hook by which the job will tell what it is; the task goes on without one.
+    pub(crate) fn listen_for_job(&self, user: &User) -> Option<PathBuf> {
+        let environment = &self.settings.runner.environment;
+        let own = environment.iter().find(|(name, _)| name == HOOK);
+        let own = own.and_then(|(_, path)| path.to_str());
+        let directory = self.settings.state_file.parent()?;
+        match job_report::listen(directory, (user, own), self.reported.clone()) {
+            Ok(script) => Some(script),
+            Err(error) => {
+                tracing::warn!("what triggers the job will not be known: {error:#}");
+                None
+            }
+        }
     }
 
     /// The units that are there before the job; `None` when nothing will be published.

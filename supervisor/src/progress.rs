@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::job_report::JobReport;
 use crate::state::{Stage, State};
 
 /// A phase that is over.
@@ -84,6 +85,14 @@ impl Progress {
 
     pub(crate) fn result(&self, result: &str) {
         self.change(|state| state.result = Some(result.to_owned()));
+    }
+
+    /// Where the job comes from.
+    pub(crate) fn origin(&self, report: JobReport) {
+        self.change(|state| {
+            state.repository = Some(report.repository);
+            state.run_id = report.run_id;
+        });
     }
 
     pub(crate) fn ended(&self, exit_code: u8) {

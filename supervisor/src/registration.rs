@@ -121,6 +121,11 @@ impl Registration {
         }
     }
 
+    /// The connection by which it was made.
+    pub(crate) fn client(&self) -> Rc<Client> {
+        Rc::clone(&self.client)
+    }
+
     /// Waits for the request that is under way. Cancel-safe.
     pub(crate) async fn finish(&mut self) -> Result<Registered, Error> {
         let Known::Asking(asking) = &mut self.known else {

@@ -4,12 +4,15 @@
 //! caches and the registration, which know nothing of each other: a store that hangs does not cost
 //! the deregistration, and a dead GitHub not the caches.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use init::{Deadline, Owed};
 
 use crate::caches::Condition;
 use crate::config::{CachePublish, OnStop};
+use crate::github::{Client, retry};
+use crate::job_report::{Trust, trust};
 use crate::lifecycle::{Duty, Task};
 use crate::listener::Listener;
 use crate::listener_output::Ended;
@@ -21,6 +24,9 @@ const RESERVE: Duration = Duration::from_secs(8);
 /// What an interrupted job gets: ten seconds for its step, some for its last words
 /// (actions/runner `ProcessInvoker.cs`).
 const INTERRUPT: Duration = Duration::from_secs(14);
+/// What the last steps of a cancelled run get.
+const CANCELLED: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(3);
 /// What of it a runner needs to report the end of a job whose steps were killed.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// An idle listener needs not a second.
@@ -128,7 +134,7 @@ async fn stop_runner(task: &Task<'_>, owed: &mut Owed<Duty>, urgency: Urgency, d
 /// Stops the listener by the mildest means that the time allows; `None` when it was killed.
 async fn stop(
     task: &Task<'_>,
-    (listener, registration): (&mut Listener, Option<&mut Registration>),
+    (listener, mut registration): (&mut Listener, Option<&mut Registration>),
     urgency: Urgency,
     deadline: Deadline,
 ) -> Option<Ended> {
@@ -140,14 +146,13 @@ async fn stop(
     let mut working = listener.is_working() || listener.is_finishing();
     if !working && urgency != Urgency::Hurried {
         // A job may be on its way at this moment. GitHub knows: it removes an idle runner only.
-        working = has_job(registration, deadline.at_most(IDLE_CHECK)).await;
+        working = has_job(registration.as_deref_mut(), deadline.at_most(IDLE_CHECK)).await;
     }
-    if working && task.settings.stop.policy == OnStop::Drain && urgency != Urgency::Hurried {
-        tracing::info!(
-            seconds = deadline.reserving(INTERRUPT).remaining().as_secs(),
-            "the job goes on while there is time"
-        );
-        if let Some(ended) = deadline.reserving(INTERRUPT).bound(listener.ended()).await {
+    let drains = task.settings.stop.policy == OnStop::Drain && urgency != Urgency::Hurried;
+    if working && drains {
+        let interrupt = deadline.reserving(INTERRUPT);
+        let client = registration.map(|registration| registration.client());
+        if let Some(ended) = drain(task, listener, client, interrupt).await {
             return Some(ended);
         }
         tracing::warn!(
@@ -171,6 +176,49 @@ async fn stop(
     task.interrupted
         .set(task.interrupted.get() || listener.seen().had_job());
     ended
+}
+
+/// Lets the job go on. What does not end in time is cancelled by GitHub, if we may: then its
+/// `always()` and post steps run, which an interruption skips (actions/runner `StepsRunner.cs`).
+async fn drain(
+    task: &Task<'_>,
+    listener: &mut Listener,
+    client: Option<Rc<Client>>,
+    deadline: Deadline,
+) -> Option<Ended> {
+    let job = task.reported.get();
+    let run = job.and_then(|job| Some((job.repository, job.run_id?)));
+    let cancel = client.zip(run);
+    let first = match &cancel {
+        Some(_) => deadline.reserving(CANCELLED),
+        None => deadline,
+    };
+    let seconds = first.remaining().as_secs();
+    tracing::info!(seconds, "the job goes on while there is time");
+    let ended = first.bound(listener.ended()).await;
+    let Some((client, (repository, run))) = cancel.filter(|_| ended.is_none()) else {
+        return ended;
+    };
+    match retry::within(
+        deadline.at_most(ANSWER),
+        client.cancel_run(&repository, run),
+    )
+    .await
+    {
+        Ok(()) => {
+            tracing::warn!(
+                repository,
+                run,
+                "the run was cancelled so that its last steps run"
+            );
+            task.interrupted.set(true);
+        }
+        Err(error) => tracing::info!(
+            %error,
+            "the run cannot be cancelled; with the permission \"Actions\": write its always() steps would run"
+        ),
+    }
+    deadline.bound(listener.ended()).await
 }
 
 /// Waits for an interrupted job; a step that does not react is killed in time for the rest.
@@ -239,6 +287,19 @@ async fn publish(task: &Task<'_>, condition: Option<&mut Condition>, deadline: D
     };
     if task.progress.state().job.is_none() {
         return;
+    }
+    if settings.publish == CachePublish::Trusted {
+        match trust(task.reported.get().as_ref()) {
+            Trust::Trusted => {}
+            Trust::Untrusted(reason) => {
+                tracing::info!(
+                    reason,
+                    "what the job added is not published; see CACHE_PUBLISH"
+                );
+                return;
+            }
+            Trust::Unknown => tracing::debug!("it is not known what triggered the job"),
+        }
     }
     condition.interrupted = task.interrupted.get();
     condition.dry_run = settings.publish == CachePublish::Report;

@@ -41,6 +41,10 @@ pub(crate) struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) repository: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) run_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit_code: Option<u8>,
 }
 
@@ -53,6 +57,8 @@ impl State {
             runner: None,
             job: None,
             result: None,
+            repository: None,
+            run_id: None,
             exit_code: None,
         }
     }

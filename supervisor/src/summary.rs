@@ -14,6 +14,7 @@ pub(crate) fn tell(progress: &Progress, code: u8) {
         .collect();
     let elapsed_ms = u64::try_from(progress.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (runner, job, result) = (state.runner, state.job, state.result);
+    let (repository, run_id) = (state.repository, state.run_id);
     let phases = phases.join(", ");
     if code == exit_code::DONE {
         tracing::info!(
@@ -22,6 +23,8 @@ pub(crate) fn tell(progress: &Progress, code: u8) {
             runner,
             job,
             result,
+            repository,
+            run_id,
             phases,
             "summary"
         );
@@ -32,6 +35,8 @@ pub(crate) fn tell(progress: &Progress, code: u8) {
             runner,
             job,
             result,
+            repository,
+            run_id,
             phases,
             "summary"
         );

@@ -195,3 +195,40 @@ fn the_cache_commands_work_without_github() {
     );
     assert!(!trial.path("other/made/3.0.0/arm64/.cache-unit").exists());
 }
+
+#[test]
+fn what_an_untrusted_job_added_is_not_published() {
+    let trial = Trial::new();
+    let supervisor = trial.idle();
+    assert!(
+        trial.report_job(true, "pull_request"),
+        "the report was not taken"
+    );
+    assert!(!trial.report_job(true, "push"), "a second report was taken");
+    trial.queue_step(ADD);
+    let ended = supervisor.end();
+    assert_eq!(ended.code, 0);
+    assert!(!trial.path("store/toolcache/added").exists());
+    let log = ended.log_text();
+    assert!(log.contains("can come from anybody"), "{log}");
+}
+
+#[test]
+fn only_the_runner_can_report_a_job() {
+    let trial = Trial::new();
+    let supervisor = trial.idle();
+    if nix::unistd::geteuid().is_root() {
+        assert!(
+            !trial.report_job(false, "pull_request"),
+            "root's report was taken"
+        );
+    }
+    trial.queue_step(ADD);
+    let ended = supervisor.end();
+    assert_eq!(ended.code, 0);
+    assert!(
+        trial.path("store/toolcache/added").exists(),
+        "{}",
+        ended.log_text()
+    );
+}

@@ -162,6 +162,20 @@ impl Trial {
         supervisor
     }
 
+    /// Reports a job as the runner's hook does.
+    pub(crate) fn report_job(&self, as_runner: bool, event: &str) -> bool {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_supervisor"));
+        command.arg("hook").arg(self.path("job.sock")).env_clear();
+        command
+            .env("GITHUB_EVENT_NAME", event)
+            .env("GITHUB_REPOSITORY", REPOSITORY);
+        if as_runner && geteuid().is_root() {
+            let user = User::from_name(&runner_user()).unwrap().unwrap();
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        command.output().unwrap().status.success()
+    }
+
     pub(crate) fn wait_for(&self, kind: Kind) -> Event {
         self.double
             .wait_for(|event| event.kind == kind, LIMIT)

@@ -69,6 +69,8 @@ fn everything_happens_in_the_documented_order() {
         (&last["message"], &last["exit_code"]),
         (&"summary".into(), &0.into())
     );
+    assert_eq!(last["repository"], "acme/widgets");
+    assert!(last["run_id"].is_u64(), "{last}");
     let (restored, published) = (ended.detail("cache-restore"), ended.detail("cache-publish"));
     assert_eq!(
         (restored, published),
@@ -247,4 +249,17 @@ fn a_configuration_that_somebody_else_made_is_used_as_it_is() {
         "the configuration is in the job's reach"
     );
     trial.assert_nothing_is_left("after a given configuration");
+}
+
+#[test]
+fn the_operators_own_hook_runs_after_ours() {
+    let mut trial = Trial::new();
+    let own = trial.path("own-hook.sh");
+    fs::write(&own, "echo own hook for $GITHUB_REPOSITORY\n").unwrap();
+    trial.set("ACTIONS_RUNNER_HOOK_JOB_STARTED", own.display());
+    let job = trial.queue_step("true");
+    let ended = trial.run();
+    assert_eq!(ended.detail("job"), "build: Succeeded");
+    let log = String::from_utf8_lossy(&trial.double.job_log(&job, 0).unwrap()).into_owned();
+    assert!(log.contains("own hook for acme/widgets"), "{log}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use github_double::{
-    Action, JobSpec, Kind, Rule,
+    Action, Condition, JobSpec, Kind, Rule,
     script::{Act, Deafness, Phase, Script},
 };
 use nix::sys::signal::Signal;
@@ -237,6 +237,46 @@ fn a_job_that_can_finish_in_time_does() {
     let log = String::from_utf8_lossy(&trial.double.job_log(&job, 0).unwrap()).into_owned();
     assert!(log.contains("finished"), "{log}");
     trial.assert_nothing_is_left("after draining");
+}
+
+/// Goes on until it is told to stop.
+const PATIENT: &str = "trap 'exit 1' INT TERM; while :; do sleep 0.1; done";
+
+#[test]
+fn the_last_steps_of_a_job_that_cannot_finish_run_because_its_run_is_cancelled() {
+    let mut trial = Trial::new();
+    trial.set("STOP_TIMEOUT", 12);
+    let job = trial.queue(
+        JobSpec::new(REPOSITORY, "build")
+            .step("wait", PATIENT)
+            .step_if(Condition::Always, "last", "echo cleaned up"),
+    );
+    let supervisor = trial.start(&[]);
+    supervisor.wait_for_phase("job");
+    wait_until("the job is known", || !trial.path("job.sock").exists());
+    supervisor.terminate();
+    let ended = supervisor.end();
+    assert_eq!(ended.code, 143, "{}", ended.log_text());
+    let log = String::from_utf8_lossy(&trial.double.job_log(&job, 0).unwrap()).into_owned();
+    assert!(log.contains("cleaned up"), "{log}");
+    trial.assert_nothing_is_left("after cancelling the run");
+}
+
+#[test]
+fn a_run_that_may_not_be_cancelled_is_interrupted() {
+    let mut trial = Trial::new();
+    trial.set("STOP_TIMEOUT", 12);
+    let action = Action::status(403);
+    trial.double.fail(Rule::on("POST", "**/cancel", action));
+    trial.queue_step(PATIENT);
+    let supervisor = trial.start(&[]);
+    supervisor.wait_for_phase("job");
+    wait_until("the job is known", || !trial.path("job.sock").exists());
+    supervisor.terminate();
+    let ended = supervisor.end();
+    assert_eq!(ended.code, 143, "{}", ended.log_text());
+    assert!(ended.stdout.contains("Exiting..."), "{}", ended.stdout);
+    trial.assert_nothing_is_left("after an interruption");
 }
 
 #[test]

@@ -179,6 +179,18 @@ impl Client {
         }
     }
 
+    /// Asks GitHub to cancel a workflow run; needs "Actions": write in its repository.
+    pub(crate) async fn cancel_run(&self, repository: &str, run: u64) -> Result<(), Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if repository.split('/').count() != 2 || !repository.bytes().all(plain) {
+            return Err(Error::Unexpected(format!(
+                "{repository:?} is no repository"
+            )));
+        }
+        let path = format!("/repos/{repository}/actions/runs/{run}/cancel");
+        self.call(Method::POST, &path, None).await.map(drop)
+    }
+
     /// Until when a version of the runner is good; `None` when GitHub does not tell.
     pub(crate) async fn deprecations(&self, version: &str) -> Result<Option<Deprecations>, Error> {
         let path = format!(
