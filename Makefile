@@ -21,9 +21,9 @@ test: format lint deny ## everything that can be checked on one machine
 	$(CARGO) test --workspace
 	$(MAKE) test-host
 
+# The whole workspace is named, so that nothing is compiled again with fewer features.
 test-host: build ## the end-to-end tests on the test host
-	$(CARGO) test --release $(TESTS_AS_ROOT) -p testhost --features root --test host
-	$(CARGO) test --release $(TESTS_AS_ROOT) -p chain --features root --test chain
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root --test host --test chain
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace
