@@ -1,6 +1,6 @@
 //! PID 1 of dockerd's namespaces: dindd once more, on the inside.
 //!
-//! Owns dockerd's process: arranges its mounts, starts it, passes signals on, reaps what it and
+//! Owns dockerd's process: arranges its mounts, refuses it block devices, starts it, passes signals on, reaps what it and
 //! its shims leave, and returns what it returns. When this process ends, however it ends, the
 //! kernel kills everything else in the namespace and undoes every mount in it. It knows its
 //! dindd only by a pipe: the first line says what to do, the end of it means that dindd is gone.
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::error;
 
+use crate::filter;
 use crate::mounts::{self, View};
 
 /// The hidden command.
@@ -68,6 +69,7 @@ fn try_run(children: &Children, signals: Signals) -> Result<u8> {
     };
     init::log::start(format, &plan.log_level)?;
     mounts::arrange(&plan.view)?;
+    filter::refuse_block_devices()?;
     let orphaned = watch(lifeline)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use init::{Children, Deadline};
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::RootMount;
 use crate::{probe, runc};
 
 /// How long the probe, which makes two system calls, may take.
@@ -63,6 +64,14 @@ impl Isolation {
             Self::Wrapped(_) => {
                 "images/dind/seccomp.json as the seccomp-profile of the host's Docker"
             }
+        }
+    }
+
+    /// How `/` is mounted where dockerd lives.
+    pub(crate) fn root_mount(self) -> RootMount {
+        match self {
+            Self::Plain => RootMount::Shared,
+            Self::Wrapped(_) => RootMount::Slave,
         }
     }
 

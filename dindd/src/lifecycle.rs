@@ -39,8 +39,8 @@ use crate::nest::Nest;
 use crate::removal::Removed;
 use crate::report::{Report, State};
 use crate::{
-    cgroup, dockerd, firewall, health_server, isolation, mirrors, overlay, privileges, reap, runc,
-    sockets, storage,
+    cgroup, dockerd, firewall, health_server, isolation, mirrors, mounts, overlay, privileges,
+    reap, runc, sockets, storage,
 };
 
 /// dockerd ended though nobody asked it to (`EX_SOFTWARE`).
@@ -187,6 +187,7 @@ async fn prepare_and_serve(
     phase.done();
 
     let phase = report.phase("dockerd");
+    mounts::become_master().map_err(Stop::Unavailable)?;
     let nest = Nest::start(children, &plan).map_err(Stop::Unavailable)?;
     let Duty::StopDockerd(nest) = owed.owe(Duty::StopDockerd(Box::new(nest))) else {
         unreachable!("it was owed just now");
@@ -300,6 +301,7 @@ async fn plan(
             storage: root.storage().to_owned(),
             data: root.data(),
             exec: root.exec(),
+            root: isolation.root_mount(),
         },
         dockerd: start.argv(),
         path: format!("{EXEC_ROOT}/{TOOLS}:{path}"),

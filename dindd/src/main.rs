@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod data_root;
 mod dockerd;
+mod filter;
 mod firewall;
 mod health;
 mod health_server;

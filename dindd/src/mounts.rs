@@ -13,9 +13,13 @@
 //! everything else      as in the container: work, externals and tool cache keep their paths
 //! ```
 //!
-//! All of it is private while it is made, or the container's own mounts would follow, and shared
-//! when it is done: then `-v …:shared` works, and dockerd does not bind its data-root onto itself
-//! (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`).
+//! None of it is shared with the container's own mounts while it is made, or those would follow.
+//! All of it is shared when it is done: then `-v …:shared` works, and dockerd does not bind its
+//! data-root onto itself (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`). Only `/`
+//! itself is not where containers are started without `pivot_root`: runc then unmounts `/proc` and
+//! `/sys` before it moves the container's root (runc `libcontainer/rootfs_linux.go`, `msMoveRoot`),
+//! and for a container with a shared volume it would unmount dockerd's own. There `/` is a slave
+//! of dindd's own `/`, so that `-v /:/host:rslave` works.
 
 use std::path::{Path, PathBuf};
 
@@ -40,6 +44,23 @@ pub(crate) struct View {
     pub(crate) storage: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) exec: PathBuf,
+    pub(crate) root: RootMount,
+}
+
+/// Whether mounts directly below `/` are shared with containers that ask for it, or only seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum RootMount {
+    Shared,
+    Slave,
+}
+
+/// Makes our own `/` one that dockerd's can be a slave of. Call it before dockerd's namespace is
+/// made.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn become_master() -> Result<()> {
+    propagate(MsFlags::MS_SHARED)
 }
 
 /// Makes the namespace that this process is in the one described above.
@@ -47,24 +68,22 @@ pub(crate) struct View {
 /// # Errors
 /// When the kernel refuses a step; the message names it.
 pub(crate) fn arrange(view: &View) -> Result<()> {
-    propagate(MsFlags::MS_PRIVATE)?;
+    propagate(MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
     bind(&view.data, Path::new(DATA_ROOT))?;
     bind(&view.exec, Path::new(EXEC_ROOT))?;
     hide(&view.storage)?;
     renew_proc()?;
     empty(Path::new("/run/containerd"))?;
-    propagate(MsFlags::MS_SHARED)
+    propagate(MsFlags::MS_REC | MsFlags::MS_SHARED)?;
+    match view.root {
+        RootMount::Shared => Ok(()),
+        RootMount::Slave => propagate(MsFlags::MS_SLAVE),
+    }
 }
 
 fn propagate(kind: MsFlags) -> Result<()> {
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | kind,
-        None::<&str>,
-    )
-    .with_context(|| format!("cannot change the propagation of / ({kind:?})"))
+    mount(None::<&str>, "/", None::<&str>, kind, None::<&str>)
+        .with_context(|| format!("cannot change the propagation of / ({kind:?})"))
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
