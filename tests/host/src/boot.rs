@@ -18,10 +18,11 @@ use crate::janitor::Janitor;
 use crate::leftovers::{Baseline, Leftovers, Volume};
 use crate::loopdev::{LoopDevice, LoopTrace, clone_into, make_xfs, nameless};
 use crate::mounts::{Access, DetachedMount};
+use crate::namespaces::PidNamespace;
 use crate::pid1::Inside;
 use crate::process::{self, Running, Stream, indent, tail, until};
 use crate::slirp::Slirp;
-use crate::{docker, enter, interrupt, namespaces, reexec};
+use crate::{docker, enter, interrupt, reexec};
 
 /// How long a host may take from its first process to a dockerd that answers.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -57,7 +58,8 @@ pub struct Host {
     pub(crate) cgroup: HostCgroup,
     baseline: Mutex<Baseline>,
     pub(crate) volumes: Vec<Volume>,
-    pid_namespace: u64,
+    /// From when PID 1 is known.
+    pid_namespace: Option<PidNamespace>,
     loops: Vec<LoopTrace>,
     cache: PathBuf,
     /// In the order in which they must end.
@@ -98,7 +100,7 @@ impl Host {
             cgroup,
             baseline: Mutex::default(),
             volumes: Vec::new(),
-            pid_namespace: 0,
+            pid_namespace: None,
             loops: vec![device.trace()],
             cache: cache.to_owned(),
             slirp: None,
@@ -118,7 +120,7 @@ impl Host {
         let rest = || BOOT_LIMIT.saturating_sub(begin.elapsed());
         let pid = first.expect("pid", rest())?;
         self.pid = pid.parse().context("number of the host's PID 1")?;
-        self.pid_namespace = namespaces::identity(self.pid, "pid").context("the host's PID 1")?;
+        self.pid_namespace = Some(PidNamespace::of(self.pid).context("the host's PID 1")?);
         first.expect("up", rest())?;
         if options.network {
             self.slirp = Some(Slirp::start(self.pid)?);
@@ -303,7 +305,7 @@ impl Host {
         if self.cgroup.path.exists() {
             left.push(format!("cgroup {}", self.cgroup.path.display()));
         }
-        left.extend(processes_in(self.pid_namespace));
+        left.extend(self.pid_namespace.iter().flat_map(processes_in));
         left
     }
 }
@@ -320,15 +322,14 @@ impl Drop for Host {
 }
 
 /// The machine's processes in a PID namespace.
-fn processes_in(pid_namespace: u64) -> Vec<String> {
+fn processes_in(namespace: &PidNamespace) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
     let pids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let inside = |pid: &i32| namespaces::identity(*pid, "pid").is_ok_and(|id| id == pid_namespace);
-    pids.filter(inside)
+    pids.filter(|pid| namespace.has(*pid))
         .map(|pid| format!("process {pid}"))
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -65,10 +66,23 @@ pub(crate) fn end_with_the_driver() {
     });
 }
 
-/// The inode number of one of a process's namespaces, which is the namespace's identity.
-pub(crate) fn identity(pid: i32, kind: &str) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(File::open(format!("/proc/{pid}/ns/{kind}"))?
-        .metadata()?
-        .ino())
+/// A PID namespace, held open: the kernel gives its number to no other one meanwhile.
+#[derive(Debug)]
+pub(crate) struct PidNamespace(File);
+
+impl PidNamespace {
+    /// The one that a process is in.
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/ns/pid")).map(Self)
+    }
+
+    /// Whether a process is in it.
+    pub(crate) fn has(&self, pid: i32) -> bool {
+        let other = Self::of(pid).and_then(|other| other.number());
+        matches!((self.number(), other), (Ok(this), Ok(other)) if this == other)
+    }
+
+    fn number(&self) -> io::Result<u64> {
+        self.0.metadata().map(|metadata| metadata.ino())
+    }
 }
