@@ -13,7 +13,7 @@ const STEPS: [(&str, &str); 5] = [
         "Use a tool of the tool cache",
         r#"tool=$RUNNER_TOOL_CACHE/busybox/1.37.0/x64
 test -e "$tool.complete"
-"$tool/bin/busybox" | head -n 1
+"$tool/bin/busybox" | sed -n 1p
 echo "BUSYBOX=$tool/bin/busybox" >>"$GITHUB_ENV""#,
     ),
     (
