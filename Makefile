@@ -9,7 +9,7 @@ CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
 SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
 
-.PHONY: help demo test test-host build format lint deny
+.PHONY: help demo test test-host build programs format lint deny
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,7 +17,11 @@ help: ## this list
 demo: build ## one task and its job, from nothing to nothing, shown as it happens
 	@$(AS_ROOT) target/release/demo
 
-test: format lint deny ## everything that can be checked on one machine
+# Programs that the tests and checks call, by the names of their packages.
+PROGRAMS = curl rsync shellcheck
+MISSING = $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))))
+
+test: programs format lint deny ## everything that can be checked on one machine
 	$(CARGO) test --workspace
 	$(MAKE) test-host
 
@@ -31,9 +35,11 @@ build: ## the programs, optimised
 format: ## check the format
 	$(CARGO) fmt --all --check
 
-lint: ## clippy and shellcheck
+programs: ## install what the tests call and the machine lacks
+	$(if $(MISSING),$(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y --no-install-recommends $(MISSING))
+
+lint: programs ## clippy and shellcheck
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
-	@command -v shellcheck >/dev/null || { $(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y shellcheck; }
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES)
 
 deny: $(CARGO_DENY) ## licences and sources of the dependencies

@@ -3,29 +3,22 @@
 use std::fs;
 use std::process::Command;
 
+use github_double::rsa_key::RsaKey;
 use github_double::{Action, App, Grant, Hangup, Kind, Rule, Versions};
 
 use crate::harness::{REPOSITORY, Trial};
 
 const REGISTER: &str = "**/generate-jitconfig";
 
-/// An App's key that was made for these tests and is used nowhere.
-const KEY: &str = include_str!("../fakes/app-key.pem");
-
 /// The trial's credentials are an App's.
 pub(crate) fn use_app(trial: &mut Trial) {
     let file = trial.path("app-key.pem");
-    fs::write(&file, KEY).unwrap();
-    let out = Command::new("openssl")
-        .args(["rsa", "-pubout", "-in"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{out:?}");
+    let key = RsaKey::generate().unwrap();
+    fs::write(&file, key.to_pem().unwrap()).unwrap();
     trial.double.add_app(App {
         id: 4711,
         client_id: "Iv1.trial".to_owned(),
-        public_key: String::from_utf8(out.stdout).unwrap(),
+        public_key: key.public().to_pem().unwrap(),
         grant: Grant::default(),
     });
     trial.set("GITHUB_PAT", "").set("GITHUB_APP_ID", 4711);

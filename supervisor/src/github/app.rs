@@ -200,19 +200,19 @@ pub(crate) fn pem_of(key: &Secret) -> Option<Secret> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
+mod tests {
+    use github_double::rsa_key::RsaKey;
 
-    /// An RSA key made for this test and used nowhere.
-    pub(crate) const KEY: &str = include_str!("../../../tests/fakes/app-key.pem");
+    use super::*;
 
     #[test]
     fn a_key_is_read_however_it_was_packed() {
-        let written_out = KEY.replace('\n', "\\n");
-        let encoded = STANDARD.encode(KEY);
-        for packed in [KEY, &written_out, &encoded] {
-            let pem = pem_of(&Secret::new(packed.to_owned())).unwrap();
-            assert_eq!(pem.expose().trim(), KEY.trim());
+        let key = RsaKey::generate().unwrap().to_pem().unwrap();
+        let written_out = key.replace('\n', "\\n");
+        let encoded = STANDARD.encode(&key);
+        for packed in [&key, &written_out, &encoded] {
+            let pem = pem_of(&Secret::new(packed.clone())).unwrap();
+            assert_eq!(pem.expose().trim(), key.trim());
         }
     }
 

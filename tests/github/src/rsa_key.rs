@@ -83,12 +83,27 @@ impl RsaKey {
         Ok(der)
     }
 
+    /// PEM with `BEGIN RSA PRIVATE KEY` (PKCS #1), the form in which GitHub gives an App its key.
+    pub fn to_pem(&self) -> anyhow::Result<String> {
+        Ok(pem("PRIVATE", &self.to_der()?))
+    }
+
     pub fn public(&self) -> PublicKey {
         PublicKey {
             modulus: self.modulus.clone(),
             exponent: self.exponent.clone(),
         }
     }
+}
+
+fn pem(half: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len())
+        .step_by(64)
+        .filter_map(|start| text.get(start..text.len().min(start + 64)))
+        .collect();
+    let lines = lines.join("\n");
+    format!("-----BEGIN RSA {half} KEY-----\n{lines}\n-----END RSA {half} KEY-----\n")
 }
 
 /// The public half; base64 numbers.
@@ -128,15 +143,7 @@ impl PublicKey {
         push_number(&mut body, &self.exponent)?;
         let mut der = Vec::new();
         push_element(&mut der, SEQUENCE, &body);
-        let text = STANDARD.encode(der);
-        let lines: Vec<&str> = (0..text.len())
-            .step_by(64)
-            .filter_map(|start| text.get(start..text.len().min(start + 64)))
-            .collect();
-        Ok(format!(
-            "-----BEGIN RSA PUBLIC KEY-----\n{}\n-----END RSA PUBLIC KEY-----\n",
-            lines.join("\n")
-        ))
+        Ok(pem("PUBLIC", &der))
     }
 
     /// Modulus and exponent in base64url, as JSON web keys have them.
