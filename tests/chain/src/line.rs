@@ -1,6 +1,9 @@
 //! What a container says, told apart: a phase that is done, an event of its log, a child's output.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde_json::Value;
 use testhost::Stream;
 
 /// A line and the container that said it.
@@ -14,9 +17,13 @@ pub struct Line {
 /// What a line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// A phase has ended after this many milliseconds.
-    Phase { name: String, elapsed_ms: u64 },
-    /// Any other event of its own log.
+    /// A phase has ended after this many milliseconds; `detail` is empty when there is none.
+    Phase {
+        name: String,
+        elapsed_ms: u64,
+        detail: String,
+    },
+    /// Any other event of its own log; the message with the event's fields.
     Event { level: String, message: String },
     /// The output of a child of it, unchanged.
     Output(String),
@@ -28,24 +35,43 @@ struct Event {
     message: String,
     phase: Option<String>,
     elapsed_ms: Option<u64>,
+    #[serde(default)]
+    detail: String,
+    #[serde(rename = "timestamp")]
+    _time: Option<String>,
+    #[serde(flatten)]
+    fields: BTreeMap<String, Value>,
+}
+
+impl Event {
+    fn said(self) -> Said {
+        if let (Some(name), Some(elapsed_ms)) = (self.phase, self.elapsed_ms) {
+            let detail = self.detail;
+            return Said::Phase {
+                name,
+                elapsed_ms,
+                detail,
+            };
+        }
+        let fields = self.fields.iter().map(|(name, value)| match value {
+            Value::String(text) => format!(" {name}={text}"),
+            other => format!(" {name}={other}"),
+        });
+        Said::Event {
+            level: self.level,
+            message: self.message + &fields.collect::<String>(),
+        }
+    }
 }
 
 impl Line {
     /// Reads a line: the log is JSON on standard error, children's output is on standard output.
     pub(crate) fn read(container: &'static str, stream: Stream, text: &str) -> Self {
-        let event = match stream {
+        let event: Option<Event> = match stream {
             Stream::Stderr => serde_json::from_str(text).ok(),
             Stream::Stdout => None,
         };
-        let said = match event {
-            Some(Event {
-                phase: Some(name),
-                elapsed_ms: Some(elapsed_ms),
-                ..
-            }) => Said::Phase { name, elapsed_ms },
-            Some(Event { level, message, .. }) => Said::Event { level, message },
-            None => Said::Output(text.to_owned()),
-        };
+        let said = event.map_or_else(|| Said::Output(text.to_owned()), Event::said);
         Self { container, said }
     }
 }
@@ -62,7 +88,8 @@ mod tests {
             said(Stream::Stderr, phase),
             Said::Phase {
                 name: "register".into(),
-                elapsed_ms: 7
+                elapsed_ms: 7,
+                detail: String::new()
             }
         );
         // A job may print what looks like our log.
@@ -72,10 +99,13 @@ mod tests {
             Said::Output("panicked".into())
         );
         assert_eq!(
-            said(Stream::Stderr, r#"{"level":"WARN","message":"slow"}"#),
+            said(
+                Stream::Stderr,
+                r#"{"level":"WARN","message":"slow","misses":2}"#
+            ),
             Said::Event {
                 level: "WARN".into(),
-                message: "slow".into()
+                message: "slow misses=2".into()
             }
         );
     }

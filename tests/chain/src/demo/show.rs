@@ -41,7 +41,12 @@ impl Show {
 
     /// A phase has ended.
     pub(crate) fn phase(&self, who: &str, phase: &str, milliseconds: u128) {
-        self.line(&format!("  {}", row(who, phase, milliseconds)));
+        self.phase_with(who, phase, milliseconds, "");
+    }
+
+    fn phase_with(&self, who: &str, phase: &str, milliseconds: u128, detail: &str) {
+        let row = row(who, phase, milliseconds);
+        self.line(format!("  {row}  {detail}").trim_end());
         let (who, phase) = (who.to_owned(), phase.to_owned());
         self.told().rows.push(Row {
             who,
@@ -53,9 +58,11 @@ impl Show {
     /// A container has said something.
     pub(crate) fn said(&self, line: &Line) {
         match &line.said {
-            Said::Phase { name, elapsed_ms } => {
-                self.phase(line.container, name, u128::from(*elapsed_ms));
-            }
+            Said::Phase {
+                name,
+                elapsed_ms,
+                detail,
+            } => self.phase_with(line.container, name, u128::from(*elapsed_ms), detail),
             Said::Event { level, message } => {
                 self.line(&format!("  {:<10} {level}: {message}", line.container));
             }
