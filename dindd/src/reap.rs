@@ -63,6 +63,8 @@ enum Owner {
     Alive,
     /// Nobody else can take it while this is held.
     Gone(Option<File>),
+    /// It is not there any more: another reaper has taken it away and removes it.
+    Taken,
 }
 
 /// `dindd reap`; the code to exit with.
@@ -151,6 +153,7 @@ impl Reaped {
                 return;
             }
             Ok(Owner::Gone(lock)) => lock,
+            Ok(Owner::Taken) => return,
             Err(cause) => {
                 entry.error = Some(cause.to_string());
                 self.left.push(entry);
@@ -208,7 +211,12 @@ fn remove(storage: &Path, path: &str, over: &(dyn Fn() -> bool + Sync)) -> Resul
 /// owner: the lock is made before the root can be seen, and removed last.
 fn owner_of(root: &Path) -> io::Result<Owner> {
     let lock = match data_root::open_lock(root, false) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Owner::Gone(None)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            return Ok(match root.exists() {
+                true => Owner::Gone(None),
+                false => Owner::Taken,
+            });
+        }
         other => other?,
     };
     try_lock(lock)
@@ -304,6 +312,16 @@ mod tests {
             names_in(storage.path()).unwrap(),
             [live.name(), "somebodys"]
         );
+    }
+
+    #[test]
+    fn what_another_reaper_has_taken_away_is_left_to_it() {
+        let storage = tempfile::tempdir().unwrap();
+        let root = DataRoot::choose(storage.path());
+        // It was listed, and was renamed into the trash before its lock was looked for.
+        assert!(matches!(owner_of(&root.path()).unwrap(), Owner::Taken));
+        fs::create_dir(root.path()).unwrap();
+        assert!(matches!(owner_of(&root.path()).unwrap(), Owner::Gone(None)));
     }
 
     #[test]
