@@ -1,23 +1,14 @@
 //! End to end: the two containers of a task on a test host, with a real dockerd on a real XFS volume.
-//!
-//! One host serves all tests, each has a task of its own. The last check, after all of them, is that
-//! nothing is left in the host and on the machine.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chain::{ADDED_TOOL, Container, Line, Said, Stage, Task, TaskOptions, everyday_job};
-use libtest_mimic::{Arguments, Trial};
+use chain::driver::{
+    self, Case, Heard, LIMIT, STOP_TIMEOUT, data_root, end, healthy_dind, wait_until,
+};
+use chain::{ADDED_TOOL, Said, Stage, TaskOptions, everyday_job};
 
-/// How long anything may take that ends by itself.
-const LIMIT: Duration = Duration::from_secs(300);
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-
-type Case = fn(&Stage) -> Result<()>;
-
-const CASES: [(&str, Case); 7] = [
+const CASES: [Case; 7] = [
     (
         "a_job_runs_and_nothing_of_the_task_is_left",
         a_job_runs_and_nothing_of_the_task_is_left,
@@ -49,115 +40,7 @@ const CASES: [(&str, Case); 7] = [
 ];
 
 fn main() -> ExitCode {
-    testhost::reexec();
-    let arguments = Arguments::from_args();
-    if arguments.list {
-        return libtest_mimic::run(&arguments, trials(None)).exit_code();
-    }
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            tell(&format!("test chain failed: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<ExitCode> {
-    testhost::watch_signals()?;
-    let disk = chain::prepare(&|step| tell(step))?;
-    let stage = Stage::open(&disk, &|step, elapsed| {
-        tell(&format!("{step}: {elapsed} ms"))
-    })?;
-    let stage = Arc::new(stage);
-    let conclusion = libtest_mimic::run(arguments, trials(Some(&stage)));
-    let stage = Arc::into_inner(stage).context("a test still holds the stage")?;
-    let left = stage.close()?;
-    if !conclusion.has_failed() {
-        ensure!(
-            left.is_empty(),
-            "all tests passed, but not everything is gone:\n{left}"
-        );
-    }
-    Ok(conclusion.exit_code())
-}
-
-fn trials(stage: Option<&Arc<Stage>>) -> Vec<Trial> {
-    CASES
-        .iter()
-        .map(|&(name, case)| {
-            let stage = stage.cloned();
-            Trial::test(name, move || {
-                let stage = stage
-                    .context("listed only")
-                    .map_err(|error| format!("{error:#}"))?;
-                case(&stage).map_err(|error| format!("{error:#}").into())
-            })
-        })
-        .collect()
-}
-
-fn tell(text: &str) {
-    drop(std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!("{text}\n").as_bytes(),
-    ));
-}
-
-/// What the containers of a task have said so far.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<Line>>>);
-
-impl Heard {
-    fn listener(&self) -> impl Fn(Line) + Send + Sync + 'static {
-        let heard = self.clone();
-        move |line| heard.lines().push(line)
-    }
-
-    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Everything, for the message of a failure.
-    fn transcript(&self) -> String {
-        self.lines()
-            .iter()
-            .map(|line| format!("\n  {line:?}"))
-            .collect()
-    }
-
-    fn wait_for(&self, what: &str, found: impl Fn(&Line) -> bool) -> Result<()> {
-        wait_until(what, || Ok(self.lines().iter().any(&found)))
-            .with_context(|| format!("heard:{}", self.transcript()))
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begin = Instant::now();
-    while !holds()? {
-        ensure!(
-            begin.elapsed() < LIMIT && !testhost::interrupted(),
-            "waited in vain until {what}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn healthy_dind<'a>(task: &Task<'a>) -> Result<Container<'a>> {
-    let mut dind = task.start_dind()?;
-    task.wait_for_docker(&mut dind)?;
-    Ok(dind)
-}
-
-/// The sidecar stops in order and the task's volumes go.
-fn end(mut dind: Container<'_>, task: Task<'_>, heard: &Heard) -> Result<()> {
-    let code = dind.stop(STOP_TIMEOUT)?;
-    ensure!(code == 0, "dindd ended with {code}:{}", heard.transcript());
-    dind.remove()?;
-    task.remove()
+    driver::main("chain", &CASES)
 }
 
 fn registered(stage: &Stage, task: &str) -> Result<bool> {
@@ -194,7 +77,7 @@ fn named(name: &str) -> TaskOptions {
             format!("RUNNER_LABELS={name}"),
             "ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1".into(),
         ],
-        dind: Vec::new(),
+        ..TaskOptions::default()
     }
 }
 
@@ -275,20 +158,6 @@ fn a_sidecar_that_was_killed_leaves_nothing_after_the_next_start(stage: &Stage) 
         Ok(!stage.host().path(&root).exists())
     })?;
     end(next, task, &heard)
-}
-
-/// Where the sidecar's data-root is in the host: the one whose `task.json` names its container.
-fn data_root(stage: &Stage, dind: &Container<'_>) -> Result<String> {
-    let hostname = dind.exec(&["cat", "/etc/hostname"])?;
-    for entry in std::fs::read_dir(stage.host().path(stage.volume()))? {
-        let entry = entry?;
-        let task = std::fs::read_to_string(entry.path().join("task.json"));
-        if task.is_ok_and(|task| task.contains(hostname.trim())) {
-            let name = entry.file_name();
-            return Ok(stage.volume().join(name).display().to_string());
-        }
-    }
-    anyhow::bail!("no data-root names the container {}", hostname.trim())
 }
 
 /// What a job may leave: a container that is deaf and comes back, and one that forks for ever.

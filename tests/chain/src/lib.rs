@@ -6,6 +6,7 @@
 
 mod binaries;
 mod container;
+pub mod driver;
 mod github;
 mod images;
 mod job;
