@@ -81,6 +81,14 @@ impl<'a> Container<'a> {
         }
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.attached.try_wait()?.is_some())
+    }
+
     /// Waits for its end; its exit code.
     ///
     /// # Errors

@@ -37,6 +37,9 @@ pub struct TaskOptions {
     pub runner: Vec<String>,
     /// Further variables of the sidecar's container.
     pub dind: Vec<String>,
+    /// A folder of the stage's volume that the sidecar gets as its storage volume; the whole
+    /// volume when empty. Its device is the volume's either way.
+    pub storage: String,
 }
 
 type OnLine = Arc<dyn Fn(Line) + Send + Sync>;
@@ -84,7 +87,8 @@ impl<'a> Task<'a> {
     /// # Errors
     /// Docker cannot start it.
     pub fn start_dind(&self) -> Result<Container<'a>> {
-        let volume = self.stage.volume().display();
+        let volume = self.stage.volume().join(&self.options.storage);
+        let volume = volume.display();
         let mut create = vec![
             "--cap-add=SYS_ADMIN".to_owned(),
             "--cap-add=NET_ADMIN".to_owned(),
