@@ -53,9 +53,10 @@ impl Event {
                 detail,
             };
         }
-        let fields = self.fields.iter().map(|(name, value)| match value {
-            Value::String(text) => format!(" {name}={text}"),
-            other => format!(" {name}={other}"),
+        // A text without its quotes, anything else as it is.
+        let fields = self.fields.iter().map(|(name, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), Into::into);
+            format!(" {name}={text}")
         });
         Said::Event {
             level: self.level,
