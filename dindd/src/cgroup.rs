@@ -70,6 +70,28 @@ pub(crate) fn require_our_own(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether what is mounted is the container's own cgroup: a process that is told another path than
+/// the root or our leaf sees the cgroups of somebody else there.
+///
+/// # Errors
+/// When it is not, with the remedy.
+pub(crate) fn require_own_namespace() -> Result<()> {
+    let told = read(Path::new("/proc/self/cgroup"))?;
+    let path = own_path(&told).context("this process is in no cgroup v2; boot the host with it")?;
+    if path != "/" && path != format!("/{LEAF}") {
+        bail!(
+            "this container is told its place in the host's cgroups ({path}); give it a cgroup \
+             namespace of its own (docker run --cgroupns=private, Docker's default on cgroup v2)"
+        );
+    }
+    Ok(())
+}
+
+/// The path in the hierarchy of version 2 (cgroups(7), `/proc/[pid]/cgroup`).
+fn own_path(told: &str) -> Option<&str> {
+    told.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
 /// Whether any process is in a container.
 pub(crate) fn is_populated(root: &Path) -> bool {
     let populated = |cgroup: &PathBuf| {
@@ -248,6 +270,15 @@ mod tests {
             let error = block_on(nest(root.path())).unwrap_err();
             assert!(error.to_string().contains(remedy), "{error}");
         }
+    }
+
+    #[test]
+    fn the_path_of_version_2_is_found_beside_others() {
+        assert_eq!(
+            own_path("9:name=systemd:/x\n0::/docker/1\n"),
+            Some("/docker/1")
+        );
+        assert_eq!(own_path("9:name=systemd:/x\n"), None);
     }
 
     #[test]

@@ -88,7 +88,9 @@ async fn rows(settings: &Settings, children: &Children) -> Vec<Row> {
         space(settings),
         Row::of(
             "cgroup",
-            cgroup::require_our_own(&settings.cgroup).map(|()| "v2, a namespace of its own".into()),
+            cgroup::require_own_namespace()
+                .and_then(|()| cgroup::require_our_own(&settings.cgroup))
+                .map(|()| "v2, a namespace of its own".into()),
         ),
         isolation(children).await,
         Row::of(

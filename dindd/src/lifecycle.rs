@@ -207,6 +207,7 @@ async fn preconditions(settings: &Settings, report: &Report) -> Result<(), Stop>
     let phase = report.phase("preconditions");
     privileges::require().map_err(Stop::Refused)?;
     privileges::hide().map_err(Stop::Failed)?;
+    cgroup::require_own_namespace().map_err(Stop::Unavailable)?;
     dockerd::require_log_target(&settings.engine).map_err(Stop::Unavailable)?;
     if settings.engine.tcp == Tcp::Health {
         let listener = health_server::bind(settings.health_addr).await;

@@ -33,6 +33,7 @@ impl World {
                 "--mount",
                 "--pid",
                 "--net",
+                "--cgroup",
                 "--fork",
                 "--kill-child",
                 "--mount-proc",
