@@ -38,8 +38,8 @@ pub(crate) const CASES: [Case; 9] = [
         nothing_lies_under_what_a_job_can_unmount,
     ),
     (
-        "the_volumes_device_cannot_be_opened",
-        the_volumes_device_cannot_be_opened,
+        "no_node_of_the_volumes_device_can_be_made_or_read",
+        no_node_of_the_volumes_device_can_be_made_or_read,
     ),
     (
         "a_file_handle_of_the_volumes_root_cannot_be_opened",
@@ -229,9 +229,9 @@ fn nothing_lies_under_what_a_job_can_unmount(stage: &Stage) -> Result<()> {
     besiege(stage, "unmount", UNMOUNT, Own::Found)
 }
 
-/// Read and written past the filesystem, that is. dindd's manual says what does not hold: Linux
-/// mounts a filesystem that is mounted already without opening its device.
-fn the_volumes_device_cannot_be_opened(stage: &Stage) -> Result<()> {
+/// Neither made nor read. That a node in the kernel's own devtmpfs can still be mounted is a limit
+/// that dindd's manual names.
+fn no_node_of_the_volumes_device_can_be_made_or_read(stage: &Stage) -> Result<()> {
     let device = std::fs::metadata(stage.host().path(stage.volume()))?.dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let mut magic = [0; 4];
@@ -242,21 +242,25 @@ fn the_volumes_device_cannot_be_opened(stage: &Stage) -> Result<()> {
     let script = format!(
         r#"
 exec 2>&1
-try='mknod /node b {major} {minor} && echo node made; head -c 4 /node'
-docker run --rm --privileged busybox sh -c "$try"
-docker run --rm --cap-add=MKNOD --cap-add=SYS_ADMIN --device-cgroup-rule='b *:* rwm' busybox sh -c "$try"
-docker run --rm --privileged --cgroupns=host --pid=host --network=host busybox sh -c "$try"
+try='mknod /node b {major} {minor} && echo node made; head -c 4 /node; mkdir /m; mount -t xfs /node /m && search /m'
+docker run --rm --privileged busybox sh -c "$search; $try"
+docker run --rm --cap-add=MKNOD --cap-add=SYS_ADMIN --device-cgroup-rule='b *:* rwm' busybox sh -c "$search; $try"
+docker run --rm --privileged --cgroupns=host --pid=host --network=host busybox sh -c "$search; $try"
 docker run --rm --device=/dev/loop{minor} busybox head -c 4 /dev/loop{minor}
 in_dockerds_mounts 'mknod /dev/volume b {major} {minor}; head -c 4 /dev/volume; losetup -f /dev/volume'
 docker run --rm --device=/dev/volume --privileged busybox sh -c 'ls /dev/volume; head -c 4 /dev/volume'
-in_dockerds_mounts 'mount -t devtmpfs devtmpfs /mnt; ls /mnt; head -c 4 /mnt/loop{minor}; umount /mnt'"#
+docker volume create --opt type=xfs --opt device=/dev/volume volume
+docker run --rm --volume volume:/x busybox sh -c "$search; search /x"
+docker run --rm --privileged busybox sh -c '
+mkdir /d; mount -t devtmpfs devtmpfs /d && echo devtmpfs mounted; head -c 4 /d/loop{minor}'"#
     );
     let found = siege.attack(&script)?;
-    ensure!(
-        found.contains("node made"),
-        "the attack was not made:\n{found}"
-    );
-    ensure!(!found.contains("XFSB"), "it was read:\n{found}");
+    for attack in ["mknod: /node: Operation not permitted", "devtmpfs mounted"] {
+        ensure!(found.contains(attack), "no {attack:?} in:\n{found}");
+    }
+    for sign in ["XFSB", "neighbour-of-", "volume-of-device-task"] {
+        ensure!(!found.contains(sign), "{sign} was found:\n{found}");
+    }
     siege.end()
 }
 
