@@ -27,7 +27,7 @@ test: programs format lint deny ## everything that can be checked on one machine
 
 # The whole workspace is named, so that nothing is compiled again with fewer features.
 test-host: build ## the end-to-end tests on the test host
-	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root --test host --test chain
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root --test host --test chain --test sidecar
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace
