@@ -95,6 +95,7 @@ pub(crate) fn listen(
 
 fn text_of(program: &Path, socket: &Path, own_hook: Option<&str>) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    // A hook that fails fails the job, and a report that is lost only costs us what it tells.
     let mut text = format!(
         "#!/bin/bash\n# Made by supervisor: tells it which job this is.\n{} hook {} >/dev/null 2>&1 || true\n",
         quoted(&program.to_string_lossy()),

@@ -84,11 +84,6 @@ const POINTS: &[Point] = &[
     Point {
         name: "register, after it took effect",
         arrange: |trial| {
-            trial
-                .double
-                .fail(never("POST", "**/generate-jitconfig").times(1))
-                .to_string();
-            trial.double.clear_faults();
             let action = Action::NeverAnswer { effect: true };
             trial
                 .double

@@ -47,17 +47,12 @@ impl Running {
     ///
     /// # Errors
     /// The program cannot be started.
-    pub fn start<F>(mut command: Command, on_line: F) -> Result<Self>
+    pub fn start<F>(command: Command, on_line: F) -> Result<Self>
     where
         F: Fn(Stream, &str) + Send + Sync + 'static,
     {
         let name = describe(&command);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {name}"))?;
+        let mut child = spawn(command, &name)?;
         let on_line = Arc::new(on_line);
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -153,15 +148,20 @@ pub(crate) fn output(command: Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Runs `command` to its end, whatever that is, and returns its outputs.
-pub(crate) fn collect(mut command: Command) -> Result<Output> {
-    let name = describe(&command);
-    let mut child = command
+/// Starts `command` with nothing to read and both outputs piped.
+fn spawn(mut command: Command, name: &str) -> Result<Child> {
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start {name}"))?;
+        .with_context(|| format!("start {name}"))
+}
+
+/// Runs `command` to its end, whatever that is, and returns its outputs.
+pub(crate) fn collect(command: Command) -> Result<Output> {
+    let name = describe(&command);
+    let mut child = spawn(command, &name)?;
     let stdout = child.stdout.take().map(read_all);
     let stderr = child.stderr.take().map(read_all);
     let ended = wait(&mut child, &name, Duration::MAX);
