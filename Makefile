@@ -47,3 +47,23 @@ deny: $(CARGO_DENY) ## licences and sources of the dependencies
 
 $(CARGO_DENY):
 	$(CARGO) install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root target/tools
+
+# The benchmark. ONLY=section,… chooses sections or comparisons; `target/release/bench list` names them.
+ONLY ?=
+# Peers and tools by the program and, where the name differs, the package.
+PEERS = fpsync:fpart jq rclone rsync valgrind zstd
+MISSING_PEERS = $(strip $(foreach peer,$(PEERS),$(if $(shell command -v $(firstword $(subst :, ,$(peer)))),,$(lastword $(subst :, ,$(peer))))))
+
+.PHONY: bench bench-check bench-record bench-programs
+
+bench: build bench-programs ## every claim beside what one would use instead (ONLY=section,…)
+	$(AS_ROOT) target/release/bench run --only "$(ONLY)"
+
+bench-check: bench ## the same, and fail when a figure got worse than its record
+	target/release/bench check
+
+bench-record: bench ## the same, and make the figures those of record (docs/benchmarks/)
+	target/release/bench record
+
+bench-programs:
+	$(if $(MISSING_PEERS),$(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y --no-install-recommends $(MISSING_PEERS))

@@ -1,0 +1,18 @@
+//! The sections, in the order in which they run.
+
+use anyhow::Result;
+
+use crate::bench::Bench;
+
+/// A part of the benchmark that can be run alone.
+#[derive(Debug)]
+pub struct Section {
+    /// What `ONLY` and the figures' names begin with.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub run: fn(&mut Bench<'_>) -> Result<()>,
+}
+
+/// Together at most 20 minutes on two cores: cache 6, golden 3, dindd 5, supervisor 2, task 2,
+/// sizes and instructions 1.
+pub const SECTIONS: &[Section] = &[crate::size::SECTION];
