@@ -13,6 +13,10 @@
 mod caches;
 #[path = "supervisor/commands.rs"]
 mod commands;
+#[path = "supervisor/ecs.rs"]
+mod ecs;
+#[path = "supervisor/ecs_double.rs"]
+mod ecs_double;
 #[path = "supervisor/github.rs"]
 mod github;
 #[path = "supervisor/harness.rs"]

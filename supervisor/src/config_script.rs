@@ -25,7 +25,7 @@ pub(crate) enum Refusal {
 /// Registers the runner under `name`.
 pub(crate) async fn run(
     place: &Place<'_>,
-    (name, web): (&str, &str),
+    (name, web, labels): (&str, &str, &[String]),
     token: &Secret,
     (children, deadline): (&Children, Deadline),
 ) -> Result<(), Refusal> {
@@ -37,8 +37,14 @@ pub(crate) async fn run(
         .arg("--work")
         .arg(&runner.work)
         .env("ACTIONS_RUNNER_INPUT_TOKEN", token.expose());
-    if !runner.own_labels.is_empty() {
-        command.args(["--labels", &runner.own_labels.join(",")]);
+    let labels: Vec<&str> = runner
+        .own_labels
+        .iter()
+        .chain(labels)
+        .map(String::as_str)
+        .collect();
+    if !labels.is_empty() {
+        command.args(["--labels", &labels.join(",")]);
     }
     if !runner.default_labels {
         command.arg("--no-default-labels");

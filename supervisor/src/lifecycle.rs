@@ -24,6 +24,7 @@ use nix::sys::signal::Signal;
 use crate::caches::{Caches, Condition};
 use crate::config::Settings;
 use crate::docker;
+use crate::ecs::Ecs;
 use crate::failure::Failure;
 use crate::github::{self, Client};
 use crate::http;
@@ -50,6 +51,8 @@ pub(crate) enum Stop {
     /// The listener ended by itself.
     Runner(Ended),
     Asked(Signal),
+    /// ECS wants the task to stop, and the signal is still to come.
+    Announced,
     Failed(Failure),
 }
 
@@ -58,6 +61,7 @@ pub(crate) struct Task<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) children: &'a Children,
     pub(crate) progress: &'a Progress,
+    pub(crate) ecs: &'a Ecs,
     pub(crate) caches: Option<Caches>,
     /// What the job's hook told.
     pub(crate) reported: Reported,
@@ -69,7 +73,8 @@ pub(crate) struct Task<'a> {
     pub(crate) left_behind: Cell<bool>,
 }
 
-/// Runs the whole life, and tells about it on the HTTP port if there is one; the exit code.
+/// Runs the whole life, tells about it on the HTTP port if there is one, and keeps ECS from ending
+/// it while a job runs; the exit code.
 pub(crate) async fn run(
     settings: &Settings,
     children: &Children,
@@ -80,6 +85,7 @@ pub(crate) async fn run(
         None => None,
     };
     let progress = Progress::new(settings.state_file.clone());
+    let ecs = Ecs::new(&settings.ecs);
     let tell = async {
         match port {
             Some(port) => http::serve(port, &progress).await,
@@ -87,13 +93,14 @@ pub(crate) async fn run(
         }
     };
     tokio::select! {
-        code = live(settings, children, signals, &progress) => Ok(code),
+        code = live((settings, &ecs), children, signals, &progress) => Ok(code),
         () = tell => unreachable!("it answers for ever"),
+        () = ecs.keep_protection() => unreachable!("it goes on for ever"),
     }
 }
 
 async fn live(
-    settings: &Settings,
+    (settings, ecs): (&Settings, &Ecs),
     children: &Children,
     signals: &mut Signals,
     progress: &Progress,
@@ -102,6 +109,7 @@ async fn live(
         settings,
         children,
         progress,
+        ecs,
         caches: None,
         reported: Reported::default(),
         interrupted: Cell::new(false),
@@ -112,6 +120,7 @@ async fn live(
     let mut stop = tokio::select! {
         biased;
         signal = signals.next() => Stop::Asked(signal),
+        () = ecs.wants_stop() => Stop::Announced,
         ended = task.prepare_and_serve(&mut owed) => ended.map_or_else(Stop::Failed, Stop::Runner),
     };
     tell(&stop);
@@ -130,6 +139,9 @@ fn tell(stop: &Stop) {
     match stop {
         Stop::Runner(ended) => tracing::info!(?ended, "the runner has ended"),
         Stop::Asked(signal) => tracing::info!(%signal, "asked to stop"),
+        Stop::Announced => tracing::info!(
+            "ECS wants this task to stop: a spot instance is reclaimed, an instance is drained, or the task was stopped"
+        ),
         Stop::Failed(failure) => tracing::error!("{:#}", failure.error),
     }
 }
@@ -138,21 +150,22 @@ impl Task<'_> {
     /// Settles what is owed. Each signal shortens the time and skips nothing.
     async fn see_off(&self, stop: &mut Stop, owed: &mut Owed<Duty>, signals: &mut Signals) {
         let mut urgency = match stop {
-            Stop::Asked(_) => Urgency::Asked,
+            Stop::Asked(_) | Stop::Announced => Urgency::Asked,
             Stop::Runner(_) | Stop::Failed(_) => Urgency::Calm,
         };
         let mut deadline = urgency.deadline(self.settings.stop.timeout);
+        // The signal that was announced says nothing new.
+        let mut announced = matches!(stop, Stop::Announced);
         loop {
-            let settled = tokio::select! {
-                () = settle(self, owed, urgency, deadline) => true,
-                signal = signals.next(), if urgency != Urgency::Hurried => {
-                    tracing::info!(%signal, "asked to stop while settling: hurrying");
-                    false
-                }
+            let signal = tokio::select! {
+                () = settle(self, owed, urgency, deadline) => return,
+                signal = signals.next(), if urgency != Urgency::Hurried => signal,
             };
-            if settled {
-                return;
+            if std::mem::take(&mut announced) {
+                tracing::info!(%signal, "asked to stop, as announced");
+                continue;
             }
+            tracing::info!(%signal, "asked to stop while settling: hurrying");
             urgency = urgency.next();
             // Never later than what was promised before.
             deadline = deadline.min(urgency.deadline(self.settings.stop.timeout));
@@ -225,6 +238,8 @@ fn code_of(stop: &Stop, ended: Option<&Ended>, interrupted: bool) -> u8 {
         (_, Some(Ended::JobDone)) if !interrupted => exit_code::DONE,
         (Stop::Failed(failure), _) => failure.code,
         (Stop::Asked(by), _) => signal(*by),
+        // As the signal that was to come.
+        (Stop::Announced, _) => signal(Signal::SIGTERM),
         (Stop::Runner(ended), _) => match ended {
             Ended::JobDone => exit_code::DONE,
             Ended::TooOld => exit_code::REFUSED,
@@ -255,6 +270,7 @@ mod tests {
             (asked(), Some(Ended::NoJob), false, 143),
             (asked(), None, false, 143),
             (Stop::Asked(Signal::SIGINT), None, false, 130),
+            (Stop::Announced, Some(Ended::NoJob), false, 143),
             (failed(), None, false, 77),
             (by_itself(&Ended::TooOld), Some(Ended::TooOld), false, 77),
             (by_itself(&Ended::NoJob), Some(Ended::NoJob), false, 69),

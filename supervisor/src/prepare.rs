@@ -10,9 +10,8 @@ use anyhow::{Context, anyhow};
 use init::Deadline;
 
 use crate::caches::Unit;
-use crate::config::{CacheMode, CachePublish, LONGEST_NAME, Name};
+use crate::config::{CacheMode, CachePublish, GitHub, LONGEST_NAME, Name};
 use crate::docker;
-use crate::ecs;
 use crate::failure::Failure;
 use crate::github::{self, Client, retry};
 use crate::job_report::{self, HOOK};
@@ -27,6 +26,15 @@ use crate::version::{self, Support};
 /// The check of the version may not hold up a start for long.
 const VERSION_ANSWER: Duration = Duration::from_secs(5);
 const EXTERNALS_LIMIT: Duration = Duration::from_secs(300);
+
+/// Who registers, and as what.
+pub(crate) struct Registrant {
+    /// `None` when the registration is given.
+    pub(crate) client: Option<Rc<Client>>,
+    pub(crate) name: String,
+    /// Those beside the configured ones.
+    pub(crate) labels: Vec<String>,
+}
 
 impl Task<'_> {
     /// What is needed before anything is asked of others.
@@ -93,28 +101,33 @@ impl Task<'_> {
     }
 
     /// Everything that is asked of others by HTTP: a client that is let in and the runner's name.
-    pub(crate) async fn meet_github(
-        &self,
-        place: &Place<'_>,
-    ) -> Result<(Option<Rc<Client>>, String), Failure> {
-        // Reading the system's certificates takes tens of milliseconds: not on this thread.
-        let http = tokio::task::spawn_blocking(github::http).await;
-        let http = http.context("cannot prepare HTTPS")??;
-        let access = self.settings.identity.github();
-        let client = access.map(|access| Client::new(access, http.clone()));
-        let client = client.transpose()?.map(Rc::new);
-        let ((), name) = tokio::try_join!(
-            self.be_let_in(client.as_deref(), place),
-            self.choose_name(&http)
-        )?;
-        Ok((client, name))
+    pub(crate) async fn meet_github(&self, place: &Place<'_>) -> Result<Registrant, Failure> {
+        let client = async {
+            let Some(access) = self.settings.identity.github() else {
+                return Ok(None);
+            };
+            // Reading the system's certificates takes tens of milliseconds: not on this thread.
+            let http = tokio::task::spawn_blocking(github::http).await;
+            let http = http.context("cannot prepare HTTPS")??;
+            let client = Rc::new(Client::new(access, http)?);
+            self.be_let_in(&client, access, place).await?;
+            Ok::<_, Failure>(Some(client))
+        };
+        let (client, (name, labels)) = tokio::join!(client, self.choose_name());
+        Ok(Registrant {
+            client: client?,
+            name,
+            labels,
+        })
     }
 
     /// A token, and whether GitHub takes this version of the runner.
-    async fn be_let_in(&self, client: Option<&Client>, place: &Place<'_>) -> Result<(), Failure> {
-        let (Some(client), Some(access)) = (client, self.settings.identity.github()) else {
-            return Ok(());
-        };
+    async fn be_let_in(
+        &self,
+        client: &Client,
+        access: &GitHub,
+        place: &Place<'_>,
+    ) -> Result<(), Failure> {
         let authenticate = async {
             let phase = self.progress.begin("github-credentials");
             let deadline = Deadline::within(access.timeout);
@@ -194,20 +207,24 @@ impl Task<'_> {
         Ok(())
     }
 
-    async fn choose_name(&self, http: &reqwest::Client) -> Result<String, Failure> {
+    /// The runner's name and the labels that ECS gives it.
+    async fn choose_name(&self) -> (String, Vec<String>) {
         let runner = &self.settings.runner;
-        let task = match (&runner.name, &self.settings.ecs) {
-            (Name::Given(name), _) => return Ok(name.clone()),
-            (Name::Unique, Some(endpoint)) => ecs::task_id(http, endpoint).await,
-            (Name::Unique, None) => None,
-        };
+        let facts = self.ecs.facts().await;
         let prefix = runner.prefix.trim_end_matches('-');
-        Ok(match task {
-            Some(id) => {
+        let name = match (&runner.name, facts.task_id) {
+            (Name::Given(name), _) => name.clone(),
+            (Name::Unique, Some(id)) => {
                 let kept = LONGEST_NAME.saturating_sub(id.len() + 1);
                 format!("{}-{id}", prefix.chars().take(kept).collect::<String>())
             }
-            None => with_suffix(prefix),
-        })
+            (Name::Unique, None) => with_suffix(prefix),
+        };
+        let labels = if runner.default_labels {
+            facts.labels
+        } else {
+            Vec::new()
+        };
+        (name, labels)
     }
 }

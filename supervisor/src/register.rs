@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::github::{Client, Error, NewRunner, retry};
 use crate::lifecycle::{Duty, Task, explain};
 use crate::listener::Place;
+use crate::prepare::Registrant;
 use crate::registration::{Claims, Registration, with_suffix};
 use crate::runner_files;
 
@@ -23,16 +24,23 @@ impl Task<'_> {
         &self,
         owed: &mut Owed<Duty>,
         place: &Place<'_>,
-        (client, name): (Option<Rc<Client>>, String),
+        registrant: Registrant,
     ) -> Result<(), Failure> {
+        let Registrant {
+            client,
+            name,
+            labels,
+        } = registrant;
+        let wanted = (name, labels.as_slice());
         let phase = self.progress.begin("register");
         let home = &place.runner.home;
         match (&self.settings.identity, client) {
             (Identity::Jit(github), Some(client)) => {
-                self.by_jit(owed, place, (github, client, name)).await?
+                self.by_jit(owed, place, (github, client), wanted).await?
             }
             (Identity::Config(github), Some(client)) => {
-                self.by_script(owed, place, (github, client, name)).await?
+                self.by_script(owed, place, (github, client), wanted)
+                    .await?
             }
             (Identity::Given(configuration), _) => {
                 runner_files::write_jit(home, configuration, place.user)?
@@ -67,7 +75,8 @@ impl Task<'_> {
         &self,
         owed: &mut Owed<Duty>,
         place: &Place<'_>,
-        (github, client, name): (&GitHub, Rc<Client>, String),
+        (github, client): (&GitHub, Rc<Client>),
+        (name, labels): (String, &[String]),
     ) -> Result<(), Failure> {
         let runner = place.runner;
         let work = runner
@@ -77,7 +86,7 @@ impl Task<'_> {
         let wanted = NewRunner {
             name,
             group: 0,
-            labels: runner.labels.clone(),
+            labels: runner.labels.iter().chain(labels).cloned().collect(),
             work_folder: work.to_string_lossy().into_owned(),
         };
         let deadline = Deadline::within(github.timeout);
@@ -98,7 +107,8 @@ impl Task<'_> {
         &self,
         owed: &mut Owed<Duty>,
         place: &Place<'_>,
-        (github, client, wanted): (&GitHub, Rc<Client>, String),
+        (github, client): (&GitHub, Rc<Client>),
+        (wanted, labels): (String, &[String]),
     ) -> Result<(), Failure> {
         let deadline = Deadline::within(github.timeout);
         let token = retry::until(deadline, "get a registration token", async || {
@@ -116,7 +126,7 @@ impl Task<'_> {
             claims.add(&name);
             let refusal = match config_script::run(
                 place,
-                (&name, github.web.as_str()),
+                (&name, github.web.as_str(), labels),
                 &token,
                 (self.children, deadline),
             )

@@ -100,7 +100,10 @@ impl Task<'_> {
         match state {
             State::Started | State::Connected | State::Stopping => {}
             State::Idle => self.progress.enter(Stage::Idle),
-            State::Busy { job } => self.progress.job(job),
+            State::Busy { job } => {
+                self.progress.job(job);
+                self.ecs.protect();
+            }
             State::Done { result, .. } => self.progress.result(result),
         }
     }

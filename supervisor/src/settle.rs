@@ -90,9 +90,10 @@ pub(crate) async fn settle(
             Duty::StopRunner(_) => {}
         }
     }
-    let (removed, ()) = tokio::join!(
+    let (removed, (), ()) = tokio::join!(
         deregister(task, registration, deadline),
         publish(task, condition, deadline),
+        task.ecs.release(deadline),
     );
     task.left_behind.set(!removed);
     owed.settled(|duty| matches!(duty, Duty::PublishCaches(_)));

@@ -37,8 +37,18 @@ pub(crate) struct Settings {
     pub(crate) caches: Option<Caches>,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) state_file: PathBuf,
-    /// Where ECS tells about the task, when it does (`ECS_CONTAINER_METADATA_URI_V4`).
-    pub(crate) ecs: Option<String>,
+    pub(crate) ecs: Ecs,
+}
+
+/// Where ECS tells and is told about the task. It sets these variables itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ecs {
+    /// `ECS_CONTAINER_METADATA_URI_V4`.
+    pub(crate) metadata: Option<String>,
+    /// `ECS_AGENT_URI`.
+    pub(crate) agent: Option<String>,
+    /// The metadata does not tell it.
+    pub(crate) capacity_provider: Option<String>,
 }
 
 /// The Docker sidecar.
@@ -83,7 +93,9 @@ impl Settings {
         let http = given.parsed::<SocketAddr>("SUPERVISOR_HTTP_ADDR");
         let state_file = state_file(given);
         let runner = runner::read(given, environment, roots);
+        let capacity_provider = given.text("RUNNER_CAPACITY_PROVIDER");
         check_group(given, identity.as_ref(), runner.as_ref());
+        let variable = |name: &str| environment.get(name).map(str::to_owned);
         Some(Self {
             identity: identity?,
             runner: runner?,
@@ -92,9 +104,11 @@ impl Settings {
             caches: caches?,
             http,
             state_file: state_file?,
-            ecs: environment
-                .get("ECS_CONTAINER_METADATA_URI_V4")
-                .map(str::to_owned),
+            ecs: Ecs {
+                metadata: variable("ECS_CONTAINER_METADATA_URI_V4"),
+                agent: variable("ECS_AGENT_URI"),
+                capacity_provider,
+            },
         })
     }
 }

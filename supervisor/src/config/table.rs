@@ -190,6 +190,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        name: "RUNNER_CAPACITY_PROVIDER",
+        flag: "runner-capacity-provider",
+        value: "NAME",
+        help: "The ECS capacity provider, for the label ecs-capacity-provider; ECS does not tell it to the task.",
+        ..PLAIN
+    },
+    Setting {
         name: "RUNNER_GROUP",
         flag: "runner-group",
         value: "NAME",
