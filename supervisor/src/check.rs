@@ -77,7 +77,7 @@ async fn examine(settings: &Settings, children: &Children) -> Vec<Finding> {
             user,
             docker: settings.docker.as_ref(),
             groups: Vec::new(),
-            hook: None,
+            hooks: Vec::new(),
         };
         findings.push(finding("version", place.version(children).await));
     }

@@ -11,7 +11,7 @@ use init::settings::{self, Environment, Given};
 use init::{Children, Signals, exit_code};
 
 use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
-use crate::{cache_command, check, job_report, lifecycle, state, sweep};
+use crate::{cache_command, check, job_hooks, lifecycle, state, sweep};
 
 /// Parses, dispatches, and reports what could not be done; the exit code.
 pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result<()>) -> u8 {
@@ -71,7 +71,7 @@ fn command() -> Command {
         .arg(json()),
     )
     .subcommand(
-        named("hook", "Called by the runner when a job starts")
+        named("hook", "Called by the runner when a job starts and ends")
             .hide(true)
             .arg(socket.required(true)),
     );
@@ -116,7 +116,7 @@ fn dispatch(
         }),
         Some(("hook", hook)) => {
             let socket: &PathBuf = hook.get_one("socket").context("no socket")?;
-            job_report::send(socket, environment).map(|()| exit_code::DONE)
+            job_hooks::send(socket, environment).map(|()| exit_code::DONE)
         }
         Some(("sweep", sweep)) => with(
             given,

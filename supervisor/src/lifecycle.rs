@@ -86,6 +86,11 @@ pub(crate) async fn run(
     };
     let progress = Progress::new(settings.state_file.clone());
     let ecs = Ecs::new(&settings.ecs);
+    let reported = Reported::default();
+    let note_origin = async {
+        progress.origin(reported.come().await);
+        std::future::pending().await
+    };
     let tell = async {
         match port {
             Some(port) => http::serve(port, &progress).await,
@@ -93,14 +98,15 @@ pub(crate) async fn run(
         }
     };
     tokio::select! {
-        code = live((settings, &ecs), children, signals, &progress) => Ok(code),
+        code = live((settings, &ecs, &reported), children, signals, &progress) => Ok(code),
+        () = note_origin => unreachable!("it waits for ever"),
         () = tell => unreachable!("it answers for ever"),
         () = ecs.keep_protection() => unreachable!("it goes on for ever"),
     }
 }
 
 async fn live(
-    (settings, ecs): (&Settings, &Ecs),
+    (settings, ecs, reported): (&Settings, &Ecs, &Reported),
     children: &Children,
     signals: &mut Signals,
     progress: &Progress,
@@ -111,7 +117,7 @@ async fn live(
         progress,
         ecs,
         caches: None,
-        reported: Reported::default(),
+        reported: reported.clone(),
         interrupted: Cell::new(false),
         ended: RefCell::new(None),
         left_behind: Cell::new(false),
@@ -126,9 +132,6 @@ async fn live(
     tell(&stop);
     progress.enter(Stage::Finishing);
     task.see_off(&mut stop, &mut owed, signals).await;
-    if let Some(report) = task.reported.get() {
-        progress.origin(report);
-    }
     let code = task.exit_code(&stop);
     progress.ended(code);
     summary::tell(progress, code);
@@ -186,7 +189,7 @@ impl Task<'_> {
             user: &user,
             docker: settings.docker.as_ref(),
             groups: Vec::new(),
-            hook: task.listen_for_job(&user),
+            hooks: task.listen_for_job(&user),
         };
         let (known, registrant, (), ()) = tokio::try_join!(
             task.restore(),

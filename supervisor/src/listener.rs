@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::mem::discriminant;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use nix::unistd::Gid;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Docker, Runner};
-use crate::job_report::HOOK;
+use crate::job_hooks::Hook;
 use crate::listener_output::{Ended, Line, Seen, State, meaning};
 use crate::processes;
 use crate::user::{Sudo, User};
@@ -38,8 +38,8 @@ pub(crate) struct Place<'a> {
     pub(crate) docker: Option<&'a Docker>,
     /// Those of the Docker socket.
     pub(crate) groups: Vec<Gid>,
-    /// The script that tells us about the job.
-    pub(crate) hook: Option<PathBuf>,
+    /// The scripts that tell us about the job.
+    pub(crate) hooks: Vec<Hook>,
 }
 
 /// A listener that runs.
@@ -90,9 +90,7 @@ impl Place<'_> {
         if let Some(docker) = self.docker {
             command.env("DOCKER_HOST", docker.address.to_string());
         }
-        if let Some(hook) = &self.hook {
-            command.env(HOOK, hook);
-        }
+        command.envs(self.hooks.iter().map(|hook| (hook.variable, &hook.script)));
         let sudo = if self.runner.sudo {
             Sudo::Allowed
         } else {

@@ -11,6 +11,7 @@ mod ecs;
 mod failure;
 mod github;
 mod http;
+mod job_hooks;
 mod job_report;
 mod lifecycle;
 mod listener;

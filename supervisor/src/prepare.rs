@@ -2,7 +2,7 @@
 //! [`crate::lifecycle`]'s.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::config::{CacheMode, CachePublish, GitHub, LONGEST_NAME, Name};
 use crate::docker;
 use crate::failure::Failure;
 use crate::github::{self, Client, retry};
-use crate::job_report::{self, HOOK};
+use crate::job_hooks::{self, Hook, Moment};
 use crate::lifecycle::{Task, explain};
 use crate::listener::{self, Place};
 use crate::registration::with_suffix;
@@ -52,19 +52,24 @@ impl Task<'_> {
         Ok(user)
     }
 
-    /// The hook by which the job will tell what it is; the task goes on without one.
-    pub(crate) fn listen_for_job(&self, user: &User) -> Option<PathBuf> {
+    /// The hooks by which the job will tell what it is; the task goes on without them.
+    pub(crate) fn listen_for_job(&self, user: &User) -> Vec<Hook> {
+        let Some(directory) = self.settings.state_file.parent() else {
+            return Vec::new();
+        };
         let environment = &self.settings.runner.environment;
-        let own = environment.iter().find(|(name, _)| name == HOOK);
-        let own = own.and_then(|(_, path)| path.to_str());
-        let directory = self.settings.state_file.parent()?;
-        match job_report::listen(directory, (user, own), self.reported.clone()) {
-            Ok(script) => Some(script),
-            Err(error) => {
+        let listen = |moment: Moment| {
+            let own = environment
+                .iter()
+                .find(|(name, _)| name == moment.variable());
+            let own = own.and_then(|(_, path)| path.to_str());
+            let hook = job_hooks::listen((directory, moment), (user, own), self.reported.clone());
+            hook.inspect_err(|error| {
                 tracing::warn!("what triggers the job will not be known: {error:#}");
-                None
-            }
-        }
+            })
+            .ok()
+        };
+        Moment::ALL.into_iter().filter_map(listen).collect()
     }
 
     /// The units that are there before the job; `None` when nothing will be published.

@@ -252,14 +252,44 @@ fn a_configuration_that_somebody_else_made_is_used_as_it_is() {
 }
 
 #[test]
-fn the_operators_own_hook_runs_after_ours() {
+fn the_operators_own_hooks_run_after_ours() {
     let mut trial = Trial::new();
-    let own = trial.path("own-hook.sh");
-    fs::write(&own, "echo own hook for $GITHUB_REPOSITORY\n").unwrap();
-    trial.set("ACTIONS_RUNNER_HOOK_JOB_STARTED", own.display());
-    let job = trial.queue_step("true");
+    for (variable, word) in [("STARTED", "first"), ("COMPLETED", "last")] {
+        let own = trial.path(&format!("{word}-hook.sh"));
+        fs::write(&own, format!("echo {word} hook for $GITHUB_REPOSITORY\n")).unwrap();
+        trial.set(
+            &format!("ACTIONS_RUNNER_HOOK_JOB_{variable}"),
+            own.display(),
+        );
+    }
+    let job = trial.queue_step("echo the step");
     let ended = trial.run();
     assert_eq!(ended.detail("job"), "build: Succeeded");
     let log = String::from_utf8_lossy(&trial.double.job_log(&job, 0).unwrap()).into_owned();
-    assert!(log.contains("own hook for acme/widgets"), "{log}");
+    let at = |words: &str| log.find(words).unwrap_or_else(|| panic!("{words}: {log}"));
+    let (first, last) = (
+        at("first hook for acme/widgets"),
+        at("last hook for acme/widgets"),
+    );
+    assert!(first < at("the step\n") && at("the step\n") < last, "{log}");
+}
+
+#[test]
+fn the_hooks_tell_what_the_job_is_while_it_runs_and_when_its_steps_are_over() {
+    let trial = Trial::new();
+    trial.queue_step(&trial.wait_for_go());
+    let supervisor = trial.start(&[]);
+    let state = || fs::read_to_string(trial.path("state.json")).unwrap_or_default();
+    crate::harness::wait_until("the state tells the repository", || {
+        state().contains("\"repository\":\"acme/widgets\"") && state().contains("\"run_id\":")
+    });
+    trial.go();
+    let ended = supervisor.end();
+    assert_eq!(ended.code, 0);
+    for words in ["the job has begun", "the steps of the job are over"] {
+        let told = ended.log.iter().find(|line| line["message"] == words);
+        let told = told.unwrap_or_else(|| panic!("{words}: {}", ended.log_text()));
+        assert_eq!(told["repository"], "acme/widgets");
+        assert!(told["run_id"].is_u64() && told["job"].is_string(), "{told}");
+    }
 }
