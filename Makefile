@@ -9,7 +9,7 @@ CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
 SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
 
-.PHONY: help demo test test-host build programs format lint deny
+.PHONY: help demo test test-host build programs format lint deny host-files
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,10 +18,11 @@ demo: build ## one task and its job, from nothing to nothing, shown as it happen
 	@$(AS_ROOT) target/release/demo
 
 # Programs that the tests and checks call, by the names of their packages.
-PROGRAMS = curl rsync shellcheck
-MISSING = $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))))
+PROGRAMS = curl packer rsync shellcheck
+MISSING = $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))) \
+	$(if $(shell command -v systemd-analyze),,systemd) $(if $(shell command -v mkfs.xfs),,xfsprogs))
 
-test: programs format lint deny ## everything that can be checked on one machine
+test: programs format lint deny host-files ## everything that can be checked on one machine
 	$(CARGO) test --workspace
 	$(MAKE) test-host
 
@@ -41,6 +42,10 @@ programs: ## install what the tests call and the machine lacks
 lint: programs ## clippy and shellcheck
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES)
+
+host-files: programs ## check the Packer template and the systemd units
+	ami/test/validate
+	systemd/test/verify
 
 deny: $(CARGO_DENY) ## licences and sources of the dependencies
 	$(CARGO_DENY) --log-level error check --hide-inclusion-graph licenses bans sources
