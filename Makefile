@@ -18,7 +18,7 @@ demo: build ## one task and its job, from nothing to nothing, shown as it happen
 	@$(AS_ROOT) target/release/demo
 
 # Programs that the tests and checks call, by the names of their packages.
-PROGRAMS = curl packer rsync shellcheck
+PROGRAMS = curl jq packer rsync shellcheck
 MISSING = $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))) \
 	$(if $(shell command -v systemd-analyze),,systemd) $(if $(shell command -v mkfs.xfs),,xfsprogs))
 
@@ -28,7 +28,7 @@ test: programs format lint deny host-files ## everything that can be checked on 
 
 # The whole workspace is named, so that nothing is compiled again with fewer features.
 test-host: build ## the end-to-end tests on the test host
-	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root --test host --test chain --test sidecar
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root --test storage --test host --test chain --test sidecar
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace
