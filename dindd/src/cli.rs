@@ -4,12 +4,13 @@
 //! command does.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use init::log::Format;
 use init::settings::{self, Environment, Mistakes};
 use init::{Children, Signals, exit_code};
 use tracing::error;
 
 use crate::config::{self, SETTINGS, Settings};
-use crate::{check, health, inside, lifecycle, probe, reap};
+use crate::{broker, check, health, inside, lifecycle, probe, reap};
 
 /// Runs the command that was asked for; the code to exit with.
 pub(crate) fn run(children: Children, signals: Signals) -> u8 {
@@ -21,6 +22,14 @@ pub(crate) fn run(children: Children, signals: Signals) -> u8 {
     match flags.subcommand() {
         Some((inside::NAME, _)) => inside::run(&children, signals),
         Some((probe::NAME, _)) => probe::run(),
+        Some((broker::NAME, options)) => {
+            let word = |name| options.get_one::<String>(name).map_or("", String::as_str);
+            let format = match word("format") {
+                "json" => Format::Json,
+                _ => Format::Text,
+            };
+            broker::run(format, word("level"))
+        }
         Some(("health", _)) => with_settings(&flags, &environment, |settings| {
             block_on(health::ask(settings.health_addr))
         }),
@@ -68,6 +77,9 @@ fn command() -> Command {
                 .arg(words),
             Command::new(inside::NAME).hide(true),
             Command::new(probe::NAME).hide(true),
+            Command::new(broker::NAME)
+                .hide(true)
+                .args(["format", "level"].map(|name| Arg::new(name).required(true))),
         ]);
     settings::with_flags(command, SETTINGS)
 }

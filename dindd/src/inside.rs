@@ -1,19 +1,21 @@
 //! PID 1 of dockerd's namespaces: dindd once more, on the inside.
 //!
-//! Owns dockerd's process: arranges its mounts, refuses it block devices, starts it, passes signals on, reaps what it and
-//! its shims leave, and returns what it returns. When this process ends, however it ends, the
-//! kernel kills everything else in the namespace and undoes every mount in it. It knows its
-//! dindd only by a pipe: the first line says what to do, the end of it means that dindd is gone.
+//! Owns dockerd's process: arranges its mounts, filters its calls, starts it, passes signals on,
+//! reaps what it and its shims leave, and returns what it returns. When this process ends, however
+//! it ends, the kernel kills everything else in the namespace and undoes every mount in it. It
+//! knows its dindd only by a socket: the first line says what to do, the end of it means that dindd
+//! is gone. What it sends back, once, is who receives the filter's questions.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use init::log::Format;
 use init::settings::Environment;
 use init::{Children, Signals, exit_code};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::error;
@@ -43,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) path: String,
     pub(crate) log_json: bool,
     pub(crate) log_level: String,
+    /// Whether a quota counts what is written.
+    pub(crate) quota: bool,
 }
 
 pub(crate) fn run(children: &Children, signals: Signals) -> u8 {
@@ -69,7 +73,8 @@ fn try_run(children: &Children, signals: Signals) -> Result<u8> {
     };
     init::log::start(format, &plan.log_level)?;
     mounts::arrange(&plan.view)?;
-    filter::refuse_block_devices()?;
+    let listener = filter::install(plan.quota)?;
+    hand_over(lifeline.get_ref(), listener)?;
     let orphaned = watch(lifeline)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,7 +82,26 @@ fn try_run(children: &Children, signals: Signals) -> Result<u8> {
     runtime.block_on(attend(&plan, children, signals, orphaned))
 }
 
-/// Reports the end of the pipe: dindd is gone, and with it the reason for everything here.
+/// Says that everything is arranged, and hands over the filter's listener if there is one.
+fn hand_over(lifeline: &File, listener: Option<OwnedFd>) -> Result<()> {
+    let descriptors: Vec<_> = listener.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = match descriptors[..] {
+        [] => vec![],
+        ref some => vec![ControlMessage::ScmRights(some)],
+    };
+    let word = [IoSlice::new(b"arranged")];
+    sendmsg::<()>(
+        lifeline.as_raw_fd(),
+        &word,
+        &rights,
+        MsgFlags::empty(),
+        None,
+    )
+    .context("cannot hand the filter's questions over")?;
+    Ok(())
+}
+
+/// Reports the end of the socket: dindd is gone, and with it the reason for everything here.
 fn watch(mut lifeline: BufReader<File>) -> Result<oneshot::Receiver<()>> {
     let (report, gone) = oneshot::channel();
     std::thread::Builder::new()

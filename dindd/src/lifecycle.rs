@@ -40,7 +40,7 @@ use crate::removal::Removed;
 use crate::report::{Report, State};
 use crate::{
     cgroup, dockerd, firewall, health_server, isolation, mirrors, mounts, overlay, privileges,
-    reap, runc, sockets, storage,
+    reap, runc, sockets, storage, sysctls,
 };
 
 /// dockerd ended though nobody asked it to (`EX_SOFTWARE`).
@@ -180,6 +180,9 @@ async fn prepare_and_serve(
     cgroup::nest(&settings.cgroup)
         .await
         .map_err(Stop::Unavailable)?;
+    if let Err(cause) = sysctls::refuse(&settings.cgroup) {
+        warn!("a privileged job could name programs that the kernel starts on the host: {cause:#}");
+    }
     phase.done();
 
     let phase = report.phase("isolation");
@@ -308,6 +311,7 @@ async fn plan(
         path: format!("{EXEC_ROOT}/{TOOLS}:{path}"),
         log_json: settings.log.format() == Format::Json,
         log_level: settings.log.level.clone(),
+        quota: false,
     })
 }
 

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod bpf;
+mod broker;
 mod cgroup;
 mod check;
 mod cli;
 mod config;
 mod data_root;
 mod dockerd;
+mod errand;
 mod filter;
 mod firewall;
 mod health;
@@ -25,6 +28,7 @@ mod report;
 mod runc;
 mod sockets;
 mod storage;
+mod sysctls;
 
 use std::process::ExitCode;
 

@@ -6,23 +6,28 @@
 //! there kills everything in it, whatever it forked, and undoes every mount.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use init::output::{self, Copying};
-use init::{Child, Children, Deadline, Exit};
+use init::{Child, Children, Deadline, Exit, exit_code};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tracing::{error, warn};
 
+use crate::broker;
 use crate::inside::{self, Plan};
 
 /// How many of dockerd's last lines are kept for the message that it has ended.
 const KEPT_LINES: usize = 5;
+/// How long the inner half may take to arrange what dockerd sees.
+const ARRANGING: Duration = Duration::from_secs(30);
 /// How long the kernel may take to end a namespace whose first process was killed.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 /// How often it is seen whether containers are left.
@@ -36,8 +41,10 @@ const DRAIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Nest {
     first: Child,
+    /// Mounts filesystems for everything in there, unless somebody further out does.
+    broker: Option<Child>,
     /// Its other end sees when this process is gone.
-    _lifeline: File,
+    _lifeline: UnixStream,
     tail: Tail,
     copying: Option<Copying>,
 }
@@ -51,24 +58,29 @@ impl Nest {
     /// # Errors
     /// When the kernel refuses a namespace or the process.
     pub(crate) fn start(children: &Children, plan: &Plan) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe().context("cannot find dindd")?);
+        let (mut lifeline, theirs) = UnixStream::pair().context("cannot make a socket")?;
+        let mut command = ourselves()?;
         command
             .arg(inside::NAME)
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped());
         let mut first = spawn_in_new_namespaces(children.clone(), command)?;
-        let mut lifeline = File::from(first.stdin.take().context("no pipe to dockerd")?);
         let mut line = serde_json::to_vec(plan)?;
         line.push(b'\n');
         lifeline
             .write_all(&line)
             .context("cannot tell the inner half what to do")?;
+        let listener = receive(&lifeline).context("dockerd's namespaces are not arranged")?;
+        let broker = listener
+            .map(|listener| start_broker(children, plan, listener))
+            .transpose()?;
         let tail = Tail::default();
         let lines = Arc::clone(&tail);
         let from = first.stdout.take().context("no pipe from dockerd")?;
         let copying = output::copy(from, io::stdout(), move |line| keep(&lines, line))?;
         Ok(Self {
             first,
+            broker,
             _lifeline: lifeline,
             tail,
             copying: Some(copying),
@@ -77,6 +89,16 @@ impl Nest {
 
     /// Waits for its end. Cancel-safe and repeatable.
     pub(crate) async fn ended(&mut self) -> Exit {
+        if let Some(broker) = &mut self.broker {
+            tokio::select! {
+                biased;
+                exit = self.first.exited() => return exit,
+                exit = broker.exited() => if exit != Exit::Code(exit_code::DONE) {
+                    error!("what mounts for containers ended with {exit}; without it nothing can start");
+                    self.first.signal(Signal::SIGKILL);
+                }
+            }
+        }
         self.first.exited().await
     }
 
@@ -115,6 +137,44 @@ impl Nest {
             .bound(self.first.exited())
             .await;
     }
+}
+
+fn ourselves() -> Result<Command> {
+    Ok(Command::new(
+        std::env::current_exe().context("cannot find dindd")?,
+    ))
+}
+
+fn start_broker(children: &Children, plan: &Plan, listener: OwnedFd) -> Result<Child> {
+    let mut command = ourselves()?;
+    let format = if plan.log_json { "json" } else { "text" };
+    command
+        .args([broker::NAME, format, &plan.log_level])
+        .stdin(listener)
+        .stdout(Stdio::null());
+    children
+        .spawn(&mut command)
+        .context("cannot start what mounts for containers")
+}
+
+/// Waits until everything in there is arranged; who receives the filter's questions.
+fn receive(lifeline: &UnixStream) -> Result<Option<OwnedFd>> {
+    lifeline.set_read_timeout(Some(ARRANGING))?;
+    let mut word = [0; 16];
+    let mut parts = [IoSliceMut::new(&mut word)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let told = recvmsg::<()>(lifeline.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    if told.bytes == 0 {
+        bail!("dindd's inner half has ended; what it said is in the log");
+    }
+    let descriptors = told.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+        _ => None,
+    });
+    #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
+    // SAFETY: it has just come, and nobody else knows it.
+    Ok(descriptors.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
 /// A thread has namespaces of its own until it gives them to a child; ours stay as they are.
