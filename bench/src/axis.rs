@@ -125,10 +125,25 @@ impl ValueFormatter<f64> for Axis {
     fn format_ext(&self, value: &f64) -> String {
         match self.text {
             Text::Cost(_) if *value == 0.0 => "0".into(),
-            Text::Cost(unit) => unit.text(*value),
+            Text::Cost(Unit::Ms) if self.scale == Scale::Linear && self.range.end >= 5000.0 => {
+                format!("{} s", round(value / 1000.0))
+            }
+            Text::Cost(Unit::Ms) if *value >= 1000.0 => format!("{} s", round(value / 1000.0)),
+            Text::Cost(unit) => {
+                let text = unit.text(*value);
+                let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+                let number = number.parse().map_or_else(|_| number.into(), round);
+                format!("{number} {unit}").trim_end().to_owned()
+            }
             Text::Number => number(*value),
         }
     }
+}
+
+/// Without zeros at the end: marks are round.
+fn round(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// 160000 as `160k`.
@@ -158,6 +173,24 @@ mod tests {
         let axis = Axis::of_costs(Scale::Log, Unit::Ms, &[3.0, 4700.0]);
         assert_eq!(axis.marks, [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
         assert_eq!(axis.map(&100.0, (0, 400)), 200);
+    }
+
+    #[test]
+    fn the_marks_of_an_axis_are_round_and_in_one_unit_when_it_is_linear() {
+        let axis = Axis::of_costs(Scale::Linear, Unit::Ms, &[17_000.0]);
+        let marks: Vec<_> = axis
+            .marks
+            .iter()
+            .map(|mark| axis.format_ext(mark))
+            .collect();
+        assert_eq!(marks, ["0", "5 s", "10 s", "15 s"]);
+        let axis = Axis::of_costs(Scale::Log, Unit::Ms, &[70.0, 1700.0]);
+        let marks: Vec<_> = axis
+            .marks
+            .iter()
+            .map(|mark| axis.format_ext(mark))
+            .collect();
+        assert_eq!(marks, ["10 ms", "100 ms", "1 s", "10 s"]);
     }
 
     #[test]

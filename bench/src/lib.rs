@@ -4,6 +4,8 @@
 mod axis;
 pub mod bench;
 mod check;
+mod daemon;
+mod dindd;
 mod machine;
 mod page;
 pub mod plot;
@@ -13,6 +15,7 @@ pub mod results;
 pub mod sections;
 pub mod selection;
 mod size;
+mod stage;
 pub mod stats;
 mod svg;
 

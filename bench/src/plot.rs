@@ -134,11 +134,14 @@ impl Plot {
         self
     }
 
-    /// Nothing was measured for it.
+    /// Nothing was measured for it, or not enough for a line.
     pub fn is_empty(&self) -> bool {
         match &self.drawn {
             Drawn::Bars(groups) => groups.iter().all(|group| group.bars.is_empty()),
-            Drawn::Lines(lines) => lines.series.iter().all(|series| series.name == LIMIT),
+            Drawn::Lines(lines) => {
+                let measured = |series: &Series| series.name != LIMIT && series.points.len() > 1;
+                !lines.series.iter().any(measured)
+            }
         }
     }
 }
@@ -182,9 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_of_the_limit_alone_is_empty() {
+    fn a_plot_of_one_point_or_of_the_limit_alone_is_empty() {
         let axes = ("files", Scale::Linear, Scale::Linear);
         let plot = Plot::lines(("x_l", "", ""), axes, []).limit("light", &[(1.0, 1.0)]);
         assert!(plot.is_empty());
+        let one = section(&[1.0], &[2.0]).comparisons.remove(0);
+        let plot = |xs: &[f64]| {
+            let points = xs.iter().map(|x| (*x, &one));
+            Plot::lines(("x_l", "", ""), axes, points)
+        };
+        assert!(plot(&[1.0]).is_empty() && !plot(&[1.0, 2.0]).is_empty());
     }
 }

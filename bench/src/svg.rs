@@ -1,4 +1,4 @@
-//! Draws a plot as SVG: 420 units wide, so that its text is as large on a phone as beside others on
+//! Draws a plot as SVG: 340 units wide, so that its text is as large on a phone as beside others on
 //! a desktop. Its colours are the light ones; [`style`] replaces them where it is dark.
 
 use anyhow::{Result, anyhow};
@@ -11,12 +11,12 @@ use crate::plot::{Drawn, Group, LIMIT, Lines, Plot, Series};
 use crate::results::Unit;
 use crate::stats::Summary;
 
-const WIDTH: u32 = 420;
-const CHART_HEIGHT: u32 = 250;
+const WIDTH: u32 = 340;
+const CHART_HEIGHT: u32 = 240;
 const LEGEND_LINE: u32 = 18;
 const TEXT: u32 = 12;
 /// Room for the value at the end of a bar.
-const VALUE_WIDTH: i32 = 78;
+const VALUE_WIDTH: i32 = 66;
 const HEADING_HEIGHT: i32 = 26;
 const BAR_HEIGHT: i32 = 34;
 
@@ -196,7 +196,7 @@ fn chart(root: &Area<'_>, unit: Unit, lines: &Lines) -> Result<(), Box<dyn std::
         .margin(6)
         .margin_right(18)
         .x_label_area_size(36)
-        .y_label_area_size(58)
+        .y_label_area_size(52)
         .build_cartesian_2d(x_axis, y_axis)?;
     chart
         .configure_mesh()
@@ -274,7 +274,7 @@ mod tests {
             "{svg}"
         );
         assert!(svg.contains("aria-label=\"a &lt;title&gt;\""), "{svg}");
-        assert!(!svg.contains("width=\"420\" height"), "{svg}");
+        assert!(!svg.contains("width=\"340\" height"), "{svg}");
     }
 
     #[test]
