@@ -1,19 +1,37 @@
-//! Carries a child's output to ours, whole lines at a time, on a thread of its own.
+//! Carries a child's output to ours, whole lines at a time, on threads of its own.
 //!
 //! Owns the copying and the bound on how long it may go on after the child's exit. No encoding is
-//! assumed and nothing is added; whoever observes the lines decides what they mean. A thread and
-//! not a task, because a blocked log driver must not hold up the rest of the process.
+//! assumed and nothing is added; whoever observes the lines decides what they mean. Threads and
+//! not tasks, because a blocked log driver must hold up neither the rest of the process nor the
+//! child: what our output does not take is kept, in memory first and then in a file without a name.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::Mode;
 use tokio::sync::oneshot;
 
 use crate::Deadline;
 
-/// The longest line that is kept in one piece.
-const LONGEST_LINE: usize = 64 * 1024;
+/// The longest line that is kept in one piece, and what is read and written at once.
+const LONGEST_LINE: usize = 128 * 1024;
+/// Fewer changes between the child and us, and room for a burst.
+const PIPE: i32 = 1024 * 1024;
+/// How many pieces wait in memory.
+const WAITING: usize = 4;
+const SPARE: usize = 2;
+/// Where the file without a name is kept.
+const SPOOL: &str = "/tmp";
+
+/// Bytes that were read and are not written yet.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
 /// A copy that is under way.
 #[derive(Debug)]
@@ -30,6 +48,17 @@ impl Copying {
     }
 }
 
+/// Waits until everything that was read is written too, or the deadline passes; whether it is.
+pub async fn flushed(deadline: Deadline) -> bool {
+    while UNWRITTEN.load(Ordering::Acquire) > 0 {
+        if deadline.is_over() {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    true
+}
+
 /// Copies `from` to `to` until it ends, and shows every line, without its end, to `observe`.
 ///
 /// # Errors
@@ -39,61 +68,249 @@ pub fn copy(
     to: impl Write + Send + 'static,
     observe: impl FnMut(&[u8]) + Send + 'static,
 ) -> io::Result<Copying> {
+    // A kernel that refuses leaves the pipe as it is.
+    fcntl(&from, FcntlArg::F_SETPIPE_SZ(PIPE)).ok();
     let (end, ended) = oneshot::channel();
+    let kept = Arc::new(Kept::default());
+    let taken = Arc::clone(&kept);
+    std::thread::Builder::new()
+        .name("write".into())
+        .stack_size(64 * 1024)
+        .spawn(move || taken.write_to(to))?;
     std::thread::Builder::new()
         .name("output".into())
-        .stack_size(256 * 1024)
+        .stack_size(128 * 1024)
         .spawn(move || {
-            if let Err(error) = copy_lines(File::from(from), to, observe) {
-                tracing::warn!(%error, "a child's output could not be copied to ours");
+            if let Err(error) = copy_lines(File::from(from), &kept, observe) {
+                tracing::warn!(%error, "a child's output could not be read");
             }
+            kept.end();
             // Nobody may be waiting any more.
             end.send(()).ok();
         })?;
     Ok(Copying { ended })
 }
 
-fn copy_lines(
-    mut from: impl Read,
-    mut to: impl Write,
-    mut observe: impl FnMut(&[u8]),
-) -> io::Result<()> {
-    let mut buffer = vec![0; LONGEST_LINE];
+/// Puts whole lines into `kept` until `from` ends.
+fn copy_lines(mut from: impl Read, kept: &Kept, mut observe: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = kept.spare();
     let mut filled = 0;
-    // When our own output fails, the child must not be stopped by a full pipe: read on.
-    let mut failed = None;
-    let mut write = |bytes: &[u8]| {
-        if failed.is_none() {
-            failed = to.write_all(bytes).and_then(|()| to.flush()).err();
-        }
-    };
     loop {
         let read = match from.read(&mut buffer[filled..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         };
         filled += read;
-        let whole = match buffer[..filled].iter().rposition(|byte| *byte == b'\n') {
+        let whole = match memchr::memrchr(b'\n', &buffer[..filled]) {
             Some(end) => end + 1,
             None if read == 0 || filled == buffer.len() => filled,
             None => continue,
         };
+        // The begin of a line goes on into the next piece.
+        let mut next = kept.spare();
+        next[..filled - whole].copy_from_slice(&buffer[whole..filled]);
+        filled -= whole;
+        let lines = Piece {
+            bytes: std::mem::replace(&mut buffer, next),
+            length: whole,
+        };
+        show(lines.content(), &mut observe);
         // Whole lines in one write: lines of ours and of the child never mix.
-        write(&buffer[..whole]);
-        let ended = buffer[..whole].strip_suffix(b"\n");
-        if whole > 0 {
-            for line in ended
-                .unwrap_or(&buffer[..whole])
-                .split(|byte| *byte == b'\n')
-            {
-                observe(line);
+        kept.put(lines);
+        if read == 0 && filled == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn show(lines: &[u8], observe: &mut impl FnMut(&[u8])) {
+    let mut begin = 0;
+    for end in memchr::memchr_iter(b'\n', lines) {
+        observe(&lines[begin..end]);
+        begin = end + 1;
+    }
+    if begin < lines.len() {
+        observe(&lines[begin..]);
+    }
+}
+
+/// Some bytes in a buffer that is used again.
+#[derive(Debug)]
+struct Piece {
+    bytes: Box<[u8]>,
+    length: usize,
+}
+
+impl Piece {
+    fn content(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// What was read and is not written yet.
+#[derive(Debug, Default)]
+struct Kept {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    /// The older part.
+    waiting: VecDeque<Piece>,
+    /// Written pieces, to be used again.
+    spare: Vec<Box<[u8]>>,
+    /// The younger part, from `begin` to `end`.
+    spool: Option<File>,
+    begin: u64,
+    end: u64,
+    ended: bool,
+    /// Our own output is broken: nothing can be written, and the child must not be stopped by it.
+    broken: bool,
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        // Each change under the lock is complete in itself.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spare(&self) -> Box<[u8]> {
+        self.lock().spare()
+    }
+
+    /// Takes a piece; waits only when there is no place for it anywhere.
+    fn put(&self, piece: Piece) {
+        let length = piece.length as u64;
+        if length == 0 {
+            return;
+        }
+        UNWRITTEN.fetch_add(length, Ordering::AcqRel);
+        let mut inside = self.lock();
+        loop {
+            let spooling = inside.begin < inside.end;
+            if inside.broken {
+                UNWRITTEN.fetch_sub(length, Ordering::AcqRel);
+                return inside.use_again(piece);
+            }
+            if !spooling && inside.waiting.len() < WAITING {
+                inside.waiting.push_back(piece);
+                break;
+            }
+            match inside.spool(piece.content()) {
+                Ok(()) => {
+                    inside.use_again(piece);
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "our output is blocked and its overflow cannot be kept in {SPOOL}");
+                    inside = self
+                        .changed
+                        .wait(inside)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
-        if read == 0 && filled == 0 {
-            return failed.map_or(Ok(()), Err);
+        drop(inside);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// The next piece in the order of reading; `None` when all is over.
+    fn take(&self) -> Option<Piece> {
+        let mut inside = self.lock();
+        loop {
+            if let Some(piece) = inside.waiting.pop_front() {
+                return Some(piece);
+            }
+            match inside.unspool() {
+                Ok(Some(piece)) => return Some(piece),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "output that was kept in {SPOOL} is lost");
+                    UNWRITTEN.fetch_sub(inside.end - inside.begin, Ordering::AcqRel);
+                    inside.begin = inside.end;
+                }
+            }
+            if inside.ended {
+                return None;
+            }
+            inside = self
+                .changed
+                .wait(inside)
+                .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn write_to(&self, mut to: impl Write) {
+        while let Some(piece) = self.take() {
+            let written = to.write_all(piece.content()).and_then(|()| to.flush());
+            UNWRITTEN.fetch_sub(piece.length as u64, Ordering::AcqRel);
+            let mut inside = self.lock();
+            inside.use_again(piece);
+            if let Err(error) = written {
+                tracing::warn!(%error, "a child's output could not be copied to ours");
+                inside.give_up();
+            }
+            drop(inside);
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Inside {
+    fn spare(&mut self) -> Box<[u8]> {
+        let spare = self.spare.pop();
+        spare.unwrap_or_else(|| vec![0; LONGEST_LINE].into_boxed_slice())
+    }
+
+    fn use_again(&mut self, piece: Piece) {
+        self.spare.push(piece.bytes);
+        self.spare.truncate(SPARE);
+    }
+
+    fn spool(&mut self, piece: &[u8]) -> io::Result<()> {
+        let file = match &self.spool {
+            Some(file) => file,
+            None => {
+                let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+                let file = open(SPOOL, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+                self.spool.insert(File::from(file))
+            }
+        };
+        file.write_all_at(piece, self.end)?;
+        self.end += piece.len() as u64;
+        Ok(())
+    }
+
+    fn unspool(&mut self) -> io::Result<Option<Piece>> {
+        let mut bytes = self.spare();
+        let Some(file) = self.spool.as_ref().filter(|_| self.begin < self.end) else {
+            self.spare.push(bytes);
+            return Ok(None);
+        };
+        let left = usize::try_from(self.end - self.begin).unwrap_or(usize::MAX);
+        let length = left.min(LONGEST_LINE);
+        file.read_exact_at(&mut bytes[..length], self.begin)?;
+        self.begin += length as u64;
+        if self.begin == self.end {
+            // All of it was read: the disk gets its space back.
+            file.set_len(0)?;
+            (self.begin, self.end) = (0, 0);
+        }
+        Ok(Some(Piece { bytes, length }))
+    }
+
+    fn give_up(&mut self) {
+        let waiting: usize = self.waiting.iter().map(|piece| piece.length).sum();
+        UNWRITTEN.fetch_sub(waiting as u64 + self.end - self.begin, Ordering::AcqRel);
+        self.waiting.clear();
+        self.begin = self.end;
+        self.broken = true;
     }
 }
 
@@ -123,7 +340,10 @@ mod tests {
         let mut out = Vec::new();
         let mut lines = Vec::new();
         let pieces = Pieces(pieces.iter().map(|piece| piece.to_vec()).collect());
-        copy_lines(pieces, &mut out, |line| lines.push(line.to_vec())).unwrap();
+        let kept = Kept::default();
+        copy_lines(pieces, &kept, |line| lines.push(line.to_vec())).unwrap();
+        kept.end();
+        kept.write_to(&mut out);
         (out, lines)
     }
 
@@ -161,8 +381,30 @@ mod tests {
             }
         }
         let mut lines = 0;
-        let pieces = Pieces(vec![b"one\n".to_vec(), b"two\n".to_vec()]);
-        let error = copy_lines(pieces, Broken, |_| lines += 1).unwrap_err();
-        assert_eq!((lines, error.kind()), (2, io::ErrorKind::BrokenPipe));
+        let kept = Kept::default();
+        let bytes = vec![b'x'; LONGEST_LINE].into_boxed_slice();
+        kept.put(Piece { bytes, length: 5 });
+        kept.lock().ended = true;
+        kept.write_to(Broken);
+        let pieces = Pieces(vec![vec![b'x'; LONGEST_LINE]; 20]);
+        copy_lines(pieces, &kept, |_| lines += 1).unwrap();
+        assert_eq!(lines, 20);
+        assert!(kept.lock().waiting.is_empty(), "it is kept for nobody");
+    }
+
+    #[test]
+    fn an_output_that_is_blocked_holds_up_nobody_and_loses_nothing() {
+        let pieces: Vec<Vec<u8>> = (0..200)
+            .map(|number| format!("{number}\n").repeat(3000).into_bytes())
+            .collect();
+        let expected = pieces.concat();
+        let kept = Kept::default();
+        // Nobody writes yet: all of it must find a place.
+        copy_lines(Pieces(pieces), &kept, |_| {}).unwrap();
+        kept.end();
+        assert!(kept.lock().waiting.len() <= WAITING);
+        let mut out = Vec::new();
+        kept.write_to(&mut out);
+        assert!(out == expected, "{} of {} bytes", out.len(), expected.len());
     }
 }

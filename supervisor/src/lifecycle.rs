@@ -16,9 +16,10 @@
 //! [`Owed`], recorded before the act that makes it necessary, and done by [`crate::settle`].
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use anyhow::anyhow;
-use init::{Children, Owed, Signals, exit_code};
+use init::{Children, Deadline, Owed, Signals, exit_code};
 use nix::sys::signal::Signal;
 
 use crate::caches::{Caches, Condition};
@@ -36,6 +37,11 @@ use crate::registration::Registration;
 use crate::settle::{Urgency, settle};
 use crate::state::Stage;
 use crate::summary;
+
+/// How long a blocked standard output may hold up the exit; less than what a stop leaves for it.
+const FLUSH: Duration = Duration::from_millis(800);
+/// The same when nobody waits for us.
+const PATIENT_FLUSH: Duration = Duration::from_secs(60);
 
 /// What must happen before exit.
 #[derive(Debug)]
@@ -132,6 +138,14 @@ async fn live(
     tell(&stop);
     progress.enter(Stage::Finishing);
     task.see_off(&mut stop, &mut owed, signals).await;
+    // A log driver that was blocked may still have to take what the job printed.
+    let patience = match stop {
+        Stop::Runner(_) | Stop::Failed(_) => PATIENT_FLUSH,
+        Stop::Asked(_) | Stop::Announced => FLUSH,
+    };
+    if !init::output::flushed(Deadline::within(patience)).await {
+        tracing::warn!("standard output does not take the rest of the job's output");
+    }
     let code = task.exit_code(&stop);
     progress.ended(code);
     summary::tell(progress, code);

@@ -40,6 +40,10 @@ impl Line {
 
     fn after_time_stamp(line: &[u8]) -> Option<Self> {
         let stamp = line.get(..20)?;
+        // Most lines of a job's log begin with a time, and few with this form of it.
+        if (stamp[10], stamp[19]) != (b' ', b'Z') {
+            return None;
+        }
         let shape = b"dddd-dd-dd dd:dd:ddZ";
         let fits = |(byte, like): (&u8, &u8)| {
             if *like == b'd' {

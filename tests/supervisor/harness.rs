@@ -123,13 +123,18 @@ impl Trial {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Supervisor {
+        let stdout = File::create(self.path("stdout")).unwrap();
+        self.start_with_output(arguments, stdout.into())
+    }
+
+    pub(crate) fn start_with_output(&self, arguments: &[&str], stdout: Stdio) -> Supervisor {
         let mut command = Command::new(env!("CARGO_BIN_EXE_supervisor"));
         command
             .args(arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(File::create(self.path("stdout")).unwrap())
+            .stdout(stdout)
             .stderr(File::create(self.path("stderr")).unwrap());
         let parent = nix::unistd::getpid();
         // SAFETY: system calls only.

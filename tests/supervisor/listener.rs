@@ -143,3 +143,21 @@ fn a_flood_of_output_loses_no_byte() {
             .any(|event| event.kind == Kind::JobCompleted)
     );
 }
+
+#[test]
+fn a_standard_output_that_nobody_reads_does_not_hold_up_the_job_and_loses_no_byte() {
+    let trial = Trial::new();
+    let bytes = 8_000_000;
+    trial.script(Script::default().at(Phase::JobRunning, Act::Flood { bytes }));
+    trial.queue_step("true");
+    let (mut read, write) = std::io::pipe().unwrap();
+    std::fs::write(trial.path("stdout"), "").unwrap();
+    let supervisor = trial.start_with_output(&[], write.into());
+    trial.wait_for(Kind::JobCompleted);
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut read, &mut text).unwrap();
+    assert_eq!(supervisor.end().code, 0);
+    assert!(text.len() as u64 >= bytes, "{} of {bytes}", text.len());
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.ends_with("√ Removed .runner\n"), "the end is lost");
+}
