@@ -10,7 +10,7 @@ use init::{Children, Signals, exit_code};
 use tracing::error;
 
 use crate::config::{self, SETTINGS, Settings};
-use crate::{broker, check, health, inside, lifecycle, probe, reap};
+use crate::{broker, check, golden, health, inside, lifecycle, probe, reap};
 
 /// Runs the command that was asked for; the code to exit with.
 pub(crate) fn run(children: Children, signals: Signals) -> u8 {
@@ -40,6 +40,9 @@ pub(crate) fn run(children: Children, signals: Signals) -> u8 {
         Some(("reap", options)) => with_settings(&flags, &environment, |settings| {
             let dry_run = options.get_flag("dry-run");
             reap::run(&settings.storage, dry_run, options.get_flag("json"))
+        }),
+        Some((golden::NAME, options)) => with_settings(&flags, &environment, |settings| {
+            golden::run(options, &settings, &children, signals)
         }),
         _ => with_settings(&flags, &environment, |settings| {
             block_on(lifecycle::run(settings, children, signals))
@@ -71,6 +74,7 @@ fn command() -> Command {
                     switch("dry-run", "Only tell what would be removed."),
                     json(),
                 ]),
+            golden::command(json()),
             Command::new("runc")
                 .about("Be the OCI runtime: runc with what a filtered kernel needs")
                 .disable_help_flag(true)
@@ -121,7 +125,7 @@ fn refuse(message: &str) -> u8 {
 }
 
 /// Runs a command to its end. What it leaves behind on other threads is not waited for.
-fn block_on(command: impl Future<Output = u8>) -> u8 {
+pub(crate) fn block_on(command: impl Future<Output = u8>) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

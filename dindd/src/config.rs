@@ -100,7 +100,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "golden",
         "DIR",
         None,
-        "The golden image store; not available yet.",
+        "The golden image store, whose images every task has from its start.",
     ),
     setting(
         "DINDD_MTU",
@@ -193,6 +193,8 @@ pub(crate) struct Settings {
     pub(crate) allow_any_fs: bool,
     pub(crate) health_addr: SocketAddr,
     pub(crate) engine: Engine,
+    /// The directory of the golden image store.
+    pub(crate) golden: Option<PathBuf>,
     pub(crate) start_timeout: Duration,
     pub(crate) stop_timeout: Duration,
     pub(crate) health_interval: Duration,
@@ -229,6 +231,7 @@ impl Settings {
         let allow_any_fs = given.parsed::<Switch>("DINDD_ALLOW_ANY_FS");
         let health_addr = given.parsed("DINDD_HEALTH_ADDR");
         let engine = read_engine(&mut given);
+        let golden = given.parsed::<AbsolutePath>("DINDD_GOLDEN");
         let mut seconds = |name| given.parsed::<Seconds>(name).map(|seconds| seconds.0);
         let start_timeout = seconds("DINDD_START_TIMEOUT");
         let stop_timeout = seconds("DINDD_STOP_TIMEOUT");
@@ -243,6 +246,7 @@ impl Settings {
                 allow_any_fs: allow_any_fs?.0,
                 health_addr: health_addr?,
                 engine: engine?,
+                golden: golden.map(|golden| golden.0),
                 start_timeout: start_timeout?,
                 stop_timeout: stop_timeout?,
                 health_interval: health_interval?,
@@ -295,10 +299,8 @@ fn read_log(given: &mut Given<'_>) -> Option<Log> {
 
 /// Names what is asked for and is not built, instead of running without it.
 fn refuse_what_is_missing(given: &mut Given<'_>) {
-    for name in ["DINDD_QUOTA", "DINDD_GOLDEN"] {
-        if given.is_given(name) {
-            given.mistake(name, "is not available in this version; unset it");
-        }
+    if given.is_given("DINDD_QUOTA") {
+        given.mistake("DINDD_QUOTA", "is not available in this version; unset it");
     }
     match given.text("DINDD_USERNS").as_deref() {
         Some("off") | None => {}

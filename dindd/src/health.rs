@@ -116,6 +116,11 @@ impl Engine {
         })
     }
 
+    /// The way to ask it anything.
+    pub(crate) fn into_client(self) -> Docker {
+        self.client
+    }
+
     /// Asks once whether it still answers.
     pub(crate) async fn probe(&self, patience: Duration) -> Probe {
         match tokio::time::timeout(patience, self.client.ping()).await {

@@ -5,6 +5,7 @@
 //!   preconditions  capabilities, health port, log target
 //!   storage        the guard; orphans first if it is full
 //!   data-root      owe RemoveRoot, make it ───────────────▶ 3 into the trash, remove
+//!   golden         attach the images of the golden store, if there is one
 //!   cgroup         owe ClearCgroup, leaf and controllers ─▶ 2 kill and remove what is left
 //!   isolation      ask the filter, choose; iptables, mirrors
 //!   dockerd        start it, owe StopDockerd ─────────────▶ 1 SIGTERM, at the deadline SIGKILL
@@ -39,7 +40,7 @@ use crate::nest::Nest;
 use crate::removal::Removed;
 use crate::report::{Report, State};
 use crate::{
-    cgroup, dockerd, firewall, health_server, isolation, mirrors, mounts, overlay, privileges,
+    cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, mounts, overlay, privileges,
     reap, runc, sockets, storage, sysctls,
 };
 
@@ -175,6 +176,8 @@ async fn prepare_and_serve(
     let storage_driver = storage_driver(settings, &root).map_err(Stop::Unavailable)?;
     phase.done();
 
+    let golden = attach_golden(settings, &root, storage_driver, report);
+
     let phase = report.phase("cgroup");
     owed.owe(Duty::ClearCgroup);
     cgroup::nest(&settings.cgroup)
@@ -186,12 +189,15 @@ async fn prepare_and_serve(
     phase.done();
 
     let phase = report.phase("isolation");
-    let plan = plan(settings, children, &root, storage_driver, report).await?;
+    let mut plan = plan(settings, children, &root, storage_driver, report).await?;
+    if let Some(golden) = &golden {
+        plan.view.golden = golden.mounts().to_vec();
+    }
     phase.done();
 
     let phase = report.phase("dockerd");
     mounts::become_master().map_err(Stop::Unavailable)?;
-    let nest = Nest::start(children, &plan).map_err(Stop::Unavailable)?;
+    let nest = Nest::start(children, &plan, std::io::stdout()).map_err(Stop::Unavailable)?;
     let Duty::StopDockerd(nest) = owed.owe(Duty::StopDockerd(Box::new(nest))) else {
         unreachable!("it was owed just now");
     };
@@ -306,6 +312,8 @@ async fn plan(
             data: root.data(),
             exec: root.exec(),
             root: isolation.root_mount(),
+            golden: Vec::new(),
+            store: settings.golden.clone(),
         },
         dockerd: start.argv(),
         path: format!("{EXEC_ROOT}/{TOOLS}:{path}"),
@@ -313,6 +321,20 @@ async fn plan(
         log_level: settings.log.level.clone(),
         quota: false,
     })
+}
+
+/// Images of the host's store. They stay in use as long as the result lives.
+fn attach_golden(
+    settings: &Settings,
+    root: &DataRoot,
+    storage_driver: &str,
+    report: &Report,
+) -> Option<::golden::Attached> {
+    let store = settings.golden.as_deref()?;
+    let phase = report.phase("golden");
+    let attached = golden::attach(store, &root.data(), storage_driver);
+    phase.done();
+    attached
 }
 
 async fn firewall(settings: &Settings, children: &Children) -> Result<Flavour> {

@@ -11,6 +11,7 @@ mod dockerd;
 mod errand;
 mod filter;
 mod firewall;
+mod golden;
 mod health;
 mod health_server;
 mod inside;

@@ -5,7 +5,8 @@
 //! ```text
 //! /var/lib/docker      <storage>/<ours>/data, Docker's standard data-root
 //! /run/docker          <storage>/<ours>/exec: a short path, because sockets are below it
-//! <storage>            not there: unmounted, so that nothing can uncover it
+//! /var/lib/docker/golden/…  the files of the golden store's version, if there is one
+//! <storage>, the store  not there: unmounted, so that nothing can uncover them
 //! /proc                a new one of our own PID namespace, without the container's masks: user
 //!                      namespaces need one that is fully visible, and sysctls are writable
 //! /run/containerd      an empty tmpfs: a socket of a host's containerd there would be used by
@@ -45,6 +46,10 @@ pub(crate) struct View {
     pub(crate) data: PathBuf,
     pub(crate) exec: PathBuf,
     pub(crate) root: RootMount,
+    /// What the golden store has for the data-root.
+    pub(crate) golden: Vec<golden::Mount>,
+    /// Its directory, which is hidden: its files are on a filesystem that could become writable.
+    pub(crate) store: Option<PathBuf>,
 }
 
 /// Whether mounts directly below `/` are shared with containers that ask for it, or only seen.
@@ -71,7 +76,13 @@ pub(crate) fn arrange(view: &View) -> Result<()> {
     propagate(MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
     bind(&view.data, Path::new(DATA_ROOT))?;
     bind(&view.exec, Path::new(EXEC_ROOT))?;
-    hide(&view.storage)?;
+    for file in &view.golden {
+        file.perform(Path::new(DATA_ROOT))?;
+    }
+    hide(&view.storage, "the storage volume")?;
+    if let Some(store) = view.store.as_deref().filter(|store| store.exists()) {
+        hide(store, "the golden store")?;
+    }
     renew_proc()?;
     empty(Path::new("/run/containerd"))?;
     propagate(MsFlags::MS_REC | MsFlags::MS_SHARED)?;
@@ -92,26 +103,26 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot mount {} at {}", from.display(), to.display()))
 }
 
-fn hide(storage: &Path) -> Result<()> {
+fn hide(folder: &Path, what: &str) -> Result<()> {
     let mut unmounted = 0;
-    while unmount(storage)? {
+    while unmount(folder)? {
         unmounted += 1;
     }
     if unmounted == 0 {
         // With DINDD_ALLOW_ANY_FS it may be any directory, which can only be covered.
         warn!(
-            storage = %storage.display(),
-            "the storage volume is no mount of its own: a job could uncover its neighbours"
+            folder = %folder.display(),
+            "{what} is no mount of its own: a job could uncover it"
         );
         let flags = NOTHING_SPECIAL | MsFlags::MS_RDONLY;
         mount(
             Some("dindd"),
-            storage,
+            folder,
             Some("tmpfs"),
             flags,
             Some("size=0,mode=0555"),
         )
-        .with_context(|| format!("cannot cover {}", storage.display()))?;
+        .with_context(|| format!("cannot cover {}", folder.display()))?;
     }
     Ok(())
 }

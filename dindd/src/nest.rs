@@ -6,7 +6,7 @@
 //! there kills everything in it, whatever it forked, and undoes every mount.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut, Write};
+use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -53,11 +53,16 @@ pub(crate) struct Nest {
 type Tail = Arc<Mutex<VecDeque<String>>>;
 
 impl Nest {
-    /// Starts dindd's inner half as the first process of new namespaces.
+    /// Starts dindd's inner half as the first process of new namespaces. What dockerd says goes
+    /// to `output`.
     ///
     /// # Errors
     /// When the kernel refuses a namespace or the process.
-    pub(crate) fn start(children: &Children, plan: &Plan) -> Result<Self> {
+    pub(crate) fn start(
+        children: &Children,
+        plan: &Plan,
+        output: impl Write + Send + 'static,
+    ) -> Result<Self> {
         let (mut lifeline, theirs) = UnixStream::pair().context("cannot make a socket")?;
         let mut command = ourselves()?;
         command
@@ -77,7 +82,7 @@ impl Nest {
         let tail = Tail::default();
         let lines = Arc::clone(&tail);
         let from = first.stdout.take().context("no pipe from dockerd")?;
-        let copying = output::copy(from, io::stdout(), move |line| keep(&lines, line))?;
+        let copying = output::copy(from, output, move |line| keep(&lines, line))?;
         Ok(Self {
             first,
             broker,
