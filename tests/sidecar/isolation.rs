@@ -72,7 +72,7 @@ in_dockerds_mounts() {
 "#;
 
 /// Two tasks on the volume: one attacks, the other must not be reached.
-struct Siege<'a> {
+pub(crate) struct Siege<'a> {
     stage: &'a Stage,
     name: &'static str,
     heard: Heard,
@@ -81,7 +81,7 @@ struct Siege<'a> {
 }
 
 impl<'a> Siege<'a> {
-    fn begin(stage: &'a Stage, name: &'static str) -> Result<Self> {
+    pub(crate) fn begin(stage: &'a Stage, name: &'static str) -> Result<Self> {
         let heard = Heard::default();
         let start = |role: &str| -> Result<_> {
             let options = TaskOptions::default();
@@ -104,8 +104,13 @@ impl<'a> Siege<'a> {
         })
     }
 
+    /// The sidecar of the attacking task.
+    pub(crate) fn sidecar(&self) -> &Container<'a> {
+        &self.attacker.0
+    }
+
     /// Runs a script as the job of the attacking task; what it has found.
-    fn attack(&self, script: &str) -> Result<String> {
+    pub(crate) fn attack(&self, script: &str) -> Result<String> {
         let tools = TOOLS.replace("NAME", self.name);
         self.attacker.1.docker(&format!("{tools}{script}\ntrue"))
     }
@@ -127,7 +132,7 @@ impl<'a> Siege<'a> {
     }
 
     /// Both tasks end in order: neither was harmed.
-    fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         let mark = volume_mark(self.stage, self.name);
         std::fs::remove_file(self.stage.host().path(mark))?;
         for (dind, task) in [self.attacker, self.neighbour] {
@@ -229,8 +234,6 @@ fn nothing_lies_under_what_a_job_can_unmount(stage: &Stage) -> Result<()> {
     besiege(stage, "unmount", UNMOUNT, Own::Found)
 }
 
-/// Neither made nor read. That a node in the kernel's own devtmpfs can still be mounted is a limit
-/// that dindd's manual names.
 fn no_node_of_the_volumes_device_can_be_made_or_read(stage: &Stage) -> Result<()> {
     let device = std::fs::metadata(stage.host().path(stage.volume()))?.dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
@@ -250,14 +253,13 @@ docker run --rm --device=/dev/loop{minor} busybox head -c 4 /dev/loop{minor}
 in_dockerds_mounts 'mknod /dev/volume b {major} {minor}; head -c 4 /dev/volume; losetup -f /dev/volume'
 docker run --rm --device=/dev/volume --privileged busybox sh -c 'ls /dev/volume; head -c 4 /dev/volume'
 docker volume create --opt type=xfs --opt device=/dev/volume volume
-docker run --rm --volume volume:/x busybox sh -c "$search; search /x"
-docker run --rm --privileged busybox sh -c '
-mkdir /d; mount -t devtmpfs devtmpfs /d && echo devtmpfs mounted; head -c 4 /d/loop{minor}'"#
+docker run --rm --volume volume:/x busybox sh -c "$search; search /x""#
     );
     let found = siege.attack(&script)?;
-    for attack in ["mknod: /node: Operation not permitted", "devtmpfs mounted"] {
-        ensure!(found.contains(attack), "no {attack:?} in:\n{found}");
-    }
+    ensure!(
+        found.contains("mknod: /node: Operation not permitted"),
+        "nothing was tried:\n{found}"
+    );
     for sign in ["XFSB", "neighbour-of-", "volume-of-device-task"] {
         ensure!(!found.contains(sign), "{sign} was found:\n{found}");
     }
