@@ -10,7 +10,7 @@ use chain::Stage;
 use jiff::Timestamp;
 
 use crate::bench::{Bench, Comparison, Measure};
-use crate::daemon::{self, Daemon, Kind};
+use crate::daemon::{Daemon, Kind};
 use crate::plot::{Plot, Scale};
 use crate::programs::milliseconds;
 use crate::results::{Compared, Unit};
@@ -39,7 +39,6 @@ const MIB: f64 = 1_048_576.0;
 
 fn run(bench: &mut Bench<'_>) -> Result<()> {
     let stage = crate::stage::open(bench)?;
-    daemon::prepare(&stage)?;
     let outcome = starts(bench, &stage)
         .and_then(|()| stops(bench, &stage))
         .and_then(|()| memory(bench, &stage));
@@ -111,13 +110,14 @@ fn start_comparison(stage: &Stage, at_once: u32) -> Comparison<'_> {
 /// image: there is no registry, so nobody is measured by how it gets one.
 fn start_at_once(stage: &Stage, kind: Kind, at_once: u32) -> Result<f64> {
     let daemons = (0..at_once)
-        .map(|number| Daemon::create(stage, kind, &format!("start-{number}")))
+        .map(|number| Daemon::create(stage, kind, &format!("start-{number}"), &[]))
         .collect::<Result<Vec<_>>>()?;
     all(&daemons, |daemon| {
-        daemon.start().and_then(|()| daemon.wait_ready())
+        daemon.container.start()?;
+        daemon.wait_ready()
     })?;
     let ready = Timestamp::now();
-    let starts = daemons.iter().map(Daemon::started);
+    let starts = daemons.iter().map(|daemon| daemon.container.started());
     let first = starts.collect::<Result<Vec<_>>>()?.into_iter().min();
     let first = first.context("no daemon was started")?;
     let until_ready = Duration::try_from(ready.duration_since(first))?;
@@ -181,11 +181,12 @@ fn stops(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
 }
 
 fn stop(stage: &Stage, kind: Kind, files: u32) -> Result<f64> {
-    let daemon = Daemon::create(stage, kind, "stop")?;
-    daemon.start()?;
+    let daemon = Daemon::create(stage, kind, "stop", &[])?;
+    daemon.container.start()?;
     daemon.wait_ready()?;
     leave_files(&daemon, files)?;
-    daemon.stop().map(milliseconds)
+    let sent = daemon.container.terminate()?;
+    Ok((daemon.container.end(&["0"])? - sent) * 1000.0)
 }
 
 /// As a job leaves them in a volume.
@@ -217,12 +218,12 @@ fn memory(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
     if !bench.wants("dindd_memory") {
         return Ok(());
     }
-    let daemon = Daemon::create(stage, Kind::Dindd, "memory")?;
-    daemon.start()?;
+    let daemon = Daemon::create(stage, Kind::Dindd, "memory", &[])?;
+    daemon.container.start()?;
     daemon.wait_ready()?;
     daemon.import_image()?;
     daemon.run_container()?;
-    let peak = daemon.peak_memory()?;
+    let peak = daemon.container.peak_memory()?;
     let what = "dindd's own memory at its peak, after a container was run";
     bench.figure(("dindd_memory", what), Unit::Bytes, peak, Some(10.0 * MIB))
 }

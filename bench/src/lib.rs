@@ -4,6 +4,7 @@
 mod axis;
 pub mod bench;
 mod check;
+mod container;
 mod daemon;
 mod dindd;
 mod machine;
@@ -12,11 +13,13 @@ pub mod plot;
 pub mod programs;
 mod record;
 pub mod results;
+mod runner;
 pub mod sections;
 pub mod selection;
 mod size;
 mod stage;
 pub mod stats;
+mod supervisor;
 mod svg;
 
 use std::collections::BTreeMap;
