@@ -186,6 +186,18 @@ const TESTS: &[(&str, fn())] = &[
         wrong_settings_are_told_together,
     ),
     ("a_port_that_is_taken_is_told", a_port_that_is_taken_is_told),
+    (
+        "a_quota_on_a_volume_that_counts_none_is_refused",
+        a_quota_on_a_volume_that_counts_none_is_refused,
+    ),
+    (
+        "user_namespaces_have_a_whole_sysfs_to_be_seen",
+        user_namespaces_have_a_whole_sysfs_to_be_seen,
+    ),
+    (
+        "user_namespaces_without_sys_ptrace_are_refused",
+        user_namespaces_without_sys_ptrace_are_refused,
+    ),
 ];
 
 const HEALTHY: &str = "healthy: containers can be started";
@@ -331,7 +343,7 @@ fn a_sigterm_while_the_data_root_is_removed_removes_the_rest() {
 }
 
 fn wrong_settings_are_told_together() {
-    let mut world = World::start(&["DINDD_TCP=perhaps", "DINDD_STORGE=/x", "DINDD_USERNS=on"]);
+    let mut world = World::start(&["DINDD_TCP=perhaps", "DINDD_STORGE=/x", "DINDD_USERNS=1"]);
     world.ends_with(64);
     let told = world.wait_for("wrong settings, nothing was started");
     for name in ["DINDD_TCP", "DINDD_STORGE", "DINDD_USERNS"] {
@@ -344,5 +356,31 @@ fn a_port_that_is_taken_is_told() {
     let mut world = World::start(&["DINDD_HEALTH_ADDR=192.0.2.7:80"]);
     world.ends_with(69);
     world.wait_for("cannot listen on 192.0.2.7:80; set DINDD_HEALTH_ADDR");
+    assert_eq!(world.journal(), "");
+}
+
+fn a_quota_on_a_volume_that_counts_none_is_refused() {
+    let mut world = World::start(&["DINDD_QUOTA=1G"]);
+    world.ends_with(69);
+    world.wait_for("is not mounted with the option prjquota");
+    assert_eq!(world.journal(), "");
+}
+
+fn user_namespaces_have_a_whole_sysfs_to_be_seen() {
+    let mut world = World::start(&["DINDD_USERNS=on"]);
+    world.wait_for(HEALTHY);
+    world.tell("TERM");
+    world.ends_with(0);
+    assert_eq!(
+        world.journal(),
+        "iptables, dockerd starts, containers are remapped",
+        "{world}"
+    );
+}
+
+fn user_namespaces_without_sys_ptrace_are_refused() {
+    let mut world = World::start(&["DINDD_USERNS=on", "WITHOUT_SYS_PTRACE=1"]);
+    world.ends_with(77);
+    world.wait_for("DINDD_USERNS=on needs the capability SYS_PTRACE");
     assert_eq!(world.journal(), "");
 }

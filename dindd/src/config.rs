@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use init::settings::{Environment, Given, Mistakes, Setting};
 
-use values::{AbsolutePath, Driver, LogOptions, Mirrors, Mtu, Seconds, Switch};
+use values::{AbsolutePath, Driver, LogOptions, Mirrors, Mtu, OffOn, Seconds, Size, Switch};
 pub(crate) use values::{AddressPool, AddressPools, Log, Mirror, Tcp};
 
 /// Every setting of dindd, in the order in which `--help` and the README list them.
@@ -86,14 +86,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "userns",
         "off|on",
         Some("off"),
-        "Remap container root to an unprivileged user; not available yet.",
+        "Whether root in a container is an unprivileged user outside of it; needs SYS_PTRACE.",
     ),
     setting(
         "DINDD_QUOTA",
         "quota",
         "SIZE",
         None,
-        "XFS project quota on the data-root; not available yet.",
+        "What the data-root may hold, for example 60G; the volume must be mounted with prjquota.",
     ),
     setting(
         "DINDD_GOLDEN",
@@ -193,6 +193,8 @@ pub(crate) struct Settings {
     pub(crate) allow_any_fs: bool,
     pub(crate) health_addr: SocketAddr,
     pub(crate) engine: Engine,
+    /// What the data-root may hold, in bytes.
+    pub(crate) quota: Option<u64>,
     /// The directory of the golden image store.
     pub(crate) golden: Option<PathBuf>,
     pub(crate) start_timeout: Duration,
@@ -208,6 +210,8 @@ pub(crate) struct Engine {
     pub(crate) socket: PathBuf,
     pub(crate) socket_gid: u32,
     pub(crate) tcp: Tcp,
+    /// Whether root in a container is somebody else outside.
+    pub(crate) remapped: bool,
     pub(crate) mirrors: Vec<Mirror>,
     pub(crate) log_driver: String,
     pub(crate) log_options: Vec<(String, String)>,
@@ -226,11 +230,11 @@ impl Settings {
     /// All mistakes at once, each with its remedy.
     pub(crate) fn read(flags: &ArgMatches, environment: &Environment) -> Result<Self, Mistakes> {
         let mut given = Given::new(SETTINGS, flags, environment, (&["DINDD_"], &[]));
-        refuse_what_is_missing(&mut given);
         let storage = given.parsed::<AbsolutePath>("DINDD_STORAGE");
         let allow_any_fs = given.parsed::<Switch>("DINDD_ALLOW_ANY_FS");
         let health_addr = given.parsed("DINDD_HEALTH_ADDR");
         let engine = read_engine(&mut given);
+        let quota = given.parsed::<Size>("DINDD_QUOTA");
         let golden = given.parsed::<AbsolutePath>("DINDD_GOLDEN");
         let mut seconds = |name| given.parsed::<Seconds>(name).map(|seconds| seconds.0);
         let start_timeout = seconds("DINDD_START_TIMEOUT");
@@ -246,6 +250,7 @@ impl Settings {
                 allow_any_fs: allow_any_fs?.0,
                 health_addr: health_addr?,
                 engine: engine?,
+                quota: quota.map(|size| size.0),
                 golden: golden.map(|golden| golden.0),
                 start_timeout: start_timeout?,
                 stop_timeout: stop_timeout?,
@@ -272,6 +277,7 @@ fn read_engine(given: &mut Given<'_>) -> Option<Engine> {
     }
     let socket_gid = given.parsed("DINDD_SOCKET_GID");
     let tcp = given.parsed("DINDD_TCP");
+    let remapped = given.parsed::<OffOn>("DINDD_USERNS");
     let mirrors = given.parsed::<Mirrors>("DINDD_REGISTRY_MIRRORS");
     let log_driver = given.parsed::<Driver>("DINDD_LOG_DRIVER");
     let log_options = given.parsed::<LogOptions>("DINDD_LOG_OPTS");
@@ -282,6 +288,7 @@ fn read_engine(given: &mut Given<'_>) -> Option<Engine> {
         socket: socket?.0,
         socket_gid: socket_gid?,
         tcp: tcp?,
+        remapped: remapped?.0,
         mirrors: mirrors.map_or_else(Vec::new, |mirrors| mirrors.0),
         log_driver: log_driver?.0,
         log_options: log_options.map_or_else(Vec::new, |options| options.0),
@@ -295,21 +302,6 @@ fn read_log(given: &mut Given<'_>) -> Option<Log> {
     let format = given.parsed("LOG_FORMAT");
     let level = given.parsed::<values::Level>("LOG_LEVEL")?.0;
     Some(Log { format, level })
-}
-
-/// Names what is asked for and is not built, instead of running without it.
-fn refuse_what_is_missing(given: &mut Given<'_>) {
-    if given.is_given("DINDD_QUOTA") {
-        given.mistake("DINDD_QUOTA", "is not available in this version; unset it");
-    }
-    match given.text("DINDD_USERNS").as_deref() {
-        Some("off") | None => {}
-        Some("on") => given.mistake(
-            "DINDD_USERNS",
-            "on is not available in this version; unset it",
-        ),
-        Some(_) => given.mistake("DINDD_USERNS", "must be off or on"),
-    }
 }
 
 #[cfg(test)]
@@ -349,8 +341,8 @@ mod tests {
                 ("DINDD_TCP", "yes"),
                 ("DINDD_REGISTRY_MIRRORS", "mirror:5000"),
                 ("DINDD_LOG_OPTS", "tag"),
-                ("DINDD_USERNS", "on"),
-                ("DINDD_QUOTA", "60G"),
+                ("DINDD_USERNS", "perhaps"),
+                ("DINDD_QUOTA", "60X"),
                 ("DINDD_STOP_TIMEOUT", "-1"),
                 ("DINDD_MTU", "12"),
                 ("LOG_LEVEL", "loud=="),

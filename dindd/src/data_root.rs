@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::quota;
 use crate::removal::{self, Removed};
 
 /// Where retired roots wait for their removal.
@@ -198,7 +199,11 @@ pub(crate) fn remove_trash(
     over: &(dyn Fn() -> bool + Sync),
 ) -> Result<Removed> {
     let trash = storage.join(TRASH);
+    let project = quota::project_of(&trash.join(name));
     let removed = removal::remove(&trash, name, LOCK, over)?;
+    if let (Removed::Whole, Some(project)) = (removed, project) {
+        quota::free(storage, project);
+    }
     // It is not empty when somebody else's root is in it.
     fs::remove_dir(trash).ok();
     Ok(removed)

@@ -54,6 +54,10 @@ impl Start<'_> {
         flag("exec-opt", "native.cgroupdriver=cgroupfs");
         flag("default-cgroupns-mode", "private");
         flag("no-new-privileges", "true");
+        if engine.remapped {
+            // dockerd makes the user and its ranges when the image has them not.
+            flag("userns-remap", "default");
+        }
         flag("host", &format!("unix://{}", engine.socket.display()));
         if engine.socket != Path::new(STANDARD_SOCKET) {
             flag("host", &format!("unix://{STANDARD_SOCKET}"));
@@ -164,6 +168,7 @@ mod tests {
             socket: "/run/dind/docker.sock".into(),
             socket_gid: 123,
             tcp: Tcp::Health,
+            remapped: false,
             mirrors: Vec::new(),
             log_driver: "json-file".into(),
             log_options: Vec::new(),
@@ -203,6 +208,7 @@ mod tests {
         let engine = Engine {
             socket: STANDARD_SOCKET.into(),
             tcp: Tcp::Full,
+            remapped: true,
             mirrors: vec!["http://mirror:5000".parse().unwrap()],
             log_driver: "syslog".into(),
             log_options: vec![("syslog-address".into(), "udp://127.0.0.1:5140".into())],
@@ -218,6 +224,7 @@ mod tests {
         for part in [
             "--host=unix:///var/run/docker.sock --host=tcp://127.0.0.1:2375 --tls=false",
             "--registry-mirror=http://mirror:5000",
+            "--userns-remap=default",
             "--log-driver=syslog --log-opt=syslog-address=udp://127.0.0.1:5140 --mtu=1400",
             "--default-network-opt=bridge=com.docker.network.driver.mtu=1400",
             "--default-address-pool=base=10.1.0.0/16,size=24 --debug",

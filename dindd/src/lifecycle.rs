@@ -40,8 +40,8 @@ use crate::nest::Nest;
 use crate::removal::Removed;
 use crate::report::{Report, State};
 use crate::{
-    cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, mounts, overlay, privileges,
-    reap, runc, sockets, storage, sysctls,
+    cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, mounts, overlay,
+    privileges, quota, reap, runc, sockets, storage, sysctls,
 };
 
 /// dockerd ended though nobody asked it to (`EX_SOFTWARE`).
@@ -172,6 +172,9 @@ async fn prepare_and_serve(
     let root = Rc::new(DataRoot::choose(&settings.storage));
     owed.owe(Duty::RemoveRoot(Rc::clone(&root)));
     root.make().map_err(Stop::Unavailable)?;
+    if let Some(bytes) = settings.quota {
+        quota::limit(&settings.storage, root.name(), bytes).map_err(Stop::Unavailable)?;
+    }
     report.data_root(root.name());
     let storage_driver = storage_driver(settings, &root).map_err(Stop::Unavailable)?;
     phase.done();
@@ -215,6 +218,9 @@ async fn prepare_and_serve(
 async fn preconditions(settings: &Settings, report: &Report) -> Result<(), Stop> {
     let phase = report.phase("preconditions");
     privileges::require().map_err(Stop::Refused)?;
+    if settings.engine.remapped {
+        privileges::require_tracing().map_err(Stop::Refused)?;
+    }
     privileges::hide().map_err(Stop::Failed)?;
     cgroup::require_own_namespace().map_err(Stop::Unavailable)?;
     dockerd::require_log_target(&settings.engine).map_err(Stop::Unavailable)?;
@@ -312,6 +318,7 @@ async fn plan(
             data: root.data(),
             exec: root.exec(),
             root: isolation.root_mount(),
+            remapped: engine.remapped,
             golden: Vec::new(),
             store: settings.golden.clone(),
         },
@@ -319,7 +326,7 @@ async fn plan(
         path: format!("{EXEC_ROOT}/{TOOLS}:{path}"),
         log_json: settings.log.format() == Format::Json,
         log_level: settings.log.level.clone(),
-        quota: false,
+        quota: settings.quota.is_some(),
     })
 }
 

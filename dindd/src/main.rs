@@ -23,6 +23,7 @@ mod nest;
 mod overlay;
 mod privileges;
 mod probe;
+mod quota;
 mod reap;
 mod removal;
 mod report;

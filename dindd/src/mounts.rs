@@ -11,6 +11,7 @@
 //!                      namespaces need one that is fully visible, and sysctls are writable
 //! /run/containerd      an empty tmpfs: a socket of a host's containerd there would be used by
 //!                      dockerd silently, and a restarted container has stale ones
+//! /run/docker/sysfs    a whole /sys, when containers have user namespaces of their own
 //! everything else      as in the container: work, externals and tool cache keep their paths
 //! ```
 //!
@@ -46,6 +47,8 @@ pub(crate) struct View {
     pub(crate) data: PathBuf,
     pub(crate) exec: PathBuf,
     pub(crate) root: RootMount,
+    /// Whether containers have user namespaces of their own.
+    pub(crate) remapped: bool,
     /// What the golden store has for the data-root.
     pub(crate) golden: Vec<golden::Mount>,
     /// Its directory, which is hidden: its files are on a filesystem that could become writable.
@@ -84,6 +87,9 @@ pub(crate) fn arrange(view: &View) -> Result<()> {
         hide(store, "the golden store")?;
     }
     renew_proc()?;
+    if view.remapped {
+        show_sysfs()?;
+    }
     empty(Path::new("/run/containerd"))?;
     propagate(MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     match view.root {
@@ -138,6 +144,22 @@ fn renew_proc() -> Result<()> {
         None::<&str>,
     )
     .context("cannot mount a new /proc; SYS_ADMIN in the host's user namespace is needed")
+}
+
+/// In a user namespace of its own a container can mount /sys only where a whole one is to be seen
+/// already (fs/namespace.c, `mount_too_revealing`), and the container's own is masked. Any place
+/// will do.
+fn show_sysfs() -> Result<()> {
+    let place = Path::new(EXEC_ROOT).join("sysfs");
+    make_mount_point(&place)?;
+    mount(
+        Some("sysfs"),
+        &place,
+        Some("sysfs"),
+        NOTHING_SPECIAL,
+        None::<&str>,
+    )
+    .context("cannot mount a whole /sys for user namespaces (DINDD_USERNS)")
 }
 
 fn empty(folder: &Path) -> Result<()> {

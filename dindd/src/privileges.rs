@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 /// Number in linux/capability.h, name.
 const NEEDED: [(u32, &str); 2] = [(12, "NET_ADMIN"), (21, "SYS_ADMIN")];
+const SYS_PTRACE: u32 = 19;
 
 /// The needed capabilities that this process does not have.
 ///
@@ -15,6 +16,26 @@ pub(crate) fn missing() -> Result<Vec<&'static str>> {
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     missing_in(&status).context("/proc/self/status has no CapEff line")
+}
+
+/// Refuses user namespaces for containers without what runc needs to arrange them.
+///
+/// # Errors
+/// Names the capability and the setting.
+pub(crate) fn require_tracing() -> Result<()> {
+    if may_trace() {
+        return Ok(());
+    }
+    bail!(
+        "DINDD_USERNS=on needs the capability SYS_PTRACE, with which runc arranges user \
+         namespaces; add it to the container, or leave DINDD_USERNS off"
+    )
+}
+
+/// Whether this process may look into others whatever their user is.
+pub(crate) fn may_trace() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status).is_some_and(|set| set & (1 << SYS_PTRACE) != 0)
 }
 
 /// Refuses to run with less than is needed.
@@ -42,11 +63,15 @@ pub(crate) fn hide() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).context("cannot make the process undumpable")
 }
 
-fn missing_in(status: &str) -> Option<Vec<&'static str>> {
+fn effective(status: &str) -> Option<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(line.trim(), 16).ok()?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn missing_in(status: &str) -> Option<Vec<&'static str>> {
+    let effective = effective(status)?;
     let lacks = |number: u32| effective & (1 << number) == 0;
     Some(
         NEEDED

@@ -146,6 +146,10 @@ fn start(program: &str, variables: impl Iterator<Item = String>) -> Child {
     let mut command = command(program);
     for variable in variables {
         let (name, value) = variable.split_once('=').unwrap();
+        if name == "WITHOUT_SYS_PTRACE" {
+            drop_sys_ptrace();
+            continue;
+        }
         command.env(name, value);
     }
     command
@@ -153,6 +157,15 @@ fn start(program: &str, variables: impl Iterator<Item = String>) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// What this process starts from now on has it not.
+fn drop_sys_ptrace() {
+    const SYS_PTRACE: nix::libc::c_ulong = 19;
+    #[expect(unsafe_code, reason = "there is no safe wrapper of this call")]
+    // SAFETY: it takes numbers only.
+    let done = unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, SYS_PTRACE) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Sends every line on as `kind line`.

@@ -33,6 +33,9 @@ pub(crate) fn main() -> u8 {
     let flags = Flags::parse(&words);
     look_around(&flags);
     journal("dockerd starts");
+    if flags.all("userns-remap") == ["default"] && Path::new("/run/docker/sysfs/kernel").exists() {
+        journal("containers are remapped");
+    }
     if behaves("dies") {
         eprintln!("failed to start daemon: the fake was told to");
         return 1;

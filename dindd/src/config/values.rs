@@ -41,6 +41,22 @@ impl FromStr for Switch {
     }
 }
 
+/// Something that is left off, or on.
+#[derive(Debug)]
+pub(crate) struct OffOn(pub(crate) bool);
+
+impl FromStr for OffOn {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self(false)),
+            "on" => Ok(Self(true)),
+            _ => Err("off or on"),
+        }
+    }
+}
+
 /// What the TCP address gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tcp {
@@ -74,6 +90,36 @@ impl FromStr for Seconds {
         match span {
             Some(Ok(span)) if !span.is_zero() && span <= Duration::from_hours(24) => Ok(Self(span)),
             _ => Err("a number of seconds above 0, at most a day"),
+        }
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "a number of bytes above 0 like 60G, with K, M, G or T for 1024 each";
+        let (digits, power) = match text.trim_end_matches(['b', 'B', 'i']) {
+            short if short.is_empty() => return Err(EXPECTED),
+            short => match short.as_bytes()[short.len() - 1].to_ascii_uppercase() {
+                b'K' => (&short[..short.len() - 1], 1),
+                b'M' => (&short[..short.len() - 1], 2),
+                b'G' => (&short[..short.len() - 1], 3),
+                b'T' => (&short[..short.len() - 1], 4),
+                _ => (short, 0),
+            },
+        };
+        let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
+        let bytes = number.checked_mul(1 << (10 * power)).ok_or(EXPECTED)?;
+        if bytes == 0 {
+            Err(EXPECTED)
+        } else {
+            Ok(Self(bytes))
         }
     }
 }
@@ -325,6 +371,27 @@ mod tests {
         ] {
             let pools = text.parse::<AddressPools>().ok().map(|pools| pools.0);
             assert_eq!(pools, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_counted_in_powers_of_1024() {
+        for (text, expected) in [
+            ("60G", Some(60 << 30)),
+            ("60g", Some(60 << 30)),
+            ("512MiB", Some(512 << 20)),
+            ("1048576", Some(1 << 20)),
+            ("10kB", Some(10 << 10)),
+            ("0", None),
+            ("G", None),
+            ("60X", None),
+            ("-1G", None),
+            ("1.5G", None),
+            ("99999999999T", None),
+            ("", None),
+        ] {
+            let size = text.parse::<Size>().ok().map(|size| size.0);
+            assert_eq!(size, expected, "{text}");
         }
     }
 

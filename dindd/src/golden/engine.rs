@@ -56,6 +56,7 @@ impl Engine {
                 data: root.data(),
                 exec: root.exec(),
                 root: RootMount::Shared,
+                remapped: false,
                 golden,
                 store: None,
             },
