@@ -207,9 +207,10 @@ impl Calls {
         }
         // The broker speaks the machine's own language only.
         let native = self.arch == OURS && self.bit == 0;
-        let mounts = match mounts {
-            Verdict::Ask if !native => refuse,
-            other => other,
+        let mounts = if mounts == Verdict::Ask && !native {
+            refuse
+        } else {
+            mounts
         };
         rule(self.mount, Some((3, UPPER_HALF, MAGIC)), mounts);
         for flag in PROPAGATION {

@@ -173,13 +173,15 @@ fn receive(lifeline: &UnixStream) -> Result<Option<OwnedFd>> {
     if told.bytes == 0 {
         bail!("dindd's inner half has ended; what it said is in the log");
     }
-    let descriptors = told.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-        _ => None,
+    let descriptor = told.cmsgs()?.find_map(|message| {
+        let ControlMessageOwned::ScmRights(descriptors) = message else {
+            return None;
+        };
+        descriptors.first().copied()
     });
     #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
     // SAFETY: it has just come, and nobody else knows it.
-    Ok(descriptors.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    Ok(descriptor.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
 /// A thread has namespaces of its own until it gives them to a child; ours stay as they are.

@@ -105,7 +105,7 @@ impl FromStr for Size {
         const EXPECTED: &str =
             "a number of bytes above 0 like 60G, with K, M, G or T for 1024 each";
         let (digits, power) = match text.trim_end_matches(['b', 'B', 'i']) {
-            short if short.is_empty() => return Err(EXPECTED),
+            "" => return Err(EXPECTED),
             short => match short.as_bytes()[short.len() - 1].to_ascii_uppercase() {
                 b'K' => (&short[..short.len() - 1], 1),
                 b'M' => (&short[..short.len() - 1], 2),
