@@ -16,7 +16,7 @@ use init::{Children, Deadline};
 use serde::{Deserialize, Serialize};
 
 use crate::mounts::RootMount;
-use crate::{probe, runc};
+use crate::{privileges, probe, runc};
 
 /// How long the probe, which makes two system calls, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,15 +37,19 @@ pub(crate) enum Isolation {
     Wrapped(Allowed),
 }
 
+impl Allowed {
+    pub(crate) fn all(self) -> bool {
+        self.pivot_root && self.keyctl
+    }
+}
+
 impl Isolation {
     /// The strongest that `allowed` lets through.
     pub(crate) fn strongest(allowed: Allowed) -> Self {
-        match allowed {
-            Allowed {
-                pivot_root: true,
-                keyctl: true,
-            } => Self::Plain,
-            Allowed { .. } => Self::Wrapped(allowed),
+        if allowed.all() {
+            Self::Plain
+        } else {
+            Self::Wrapped(allowed)
         }
     }
 
@@ -75,19 +79,18 @@ impl Isolation {
         }
     }
 
-    /// Puts what dockerd must find first into `folder`, the first of its `PATH`.
+    /// Puts what dockerd must find first into `folder`, the first of its `PATH`. Plain runc has
+    /// dindd before it, too, where it may not look into containers by itself.
     ///
     /// # Errors
     /// When the volume cannot be written.
     pub(crate) fn install(self, folder: &Path) -> Result<()> {
-        match self {
-            Self::Plain => Ok(()),
-            Self::Wrapped(_) => {
-                let ourselves = std::env::current_exe().context("cannot find dindd")?;
-                let link = folder.join(runc::NAME);
-                symlink(ourselves, &link).with_context(|| format!("cannot make {}", link.display()))
-            }
+        if self == Self::Plain && privileges::may_trace() {
+            return Ok(());
         }
+        let ourselves = std::env::current_exe().context("cannot find dindd")?;
+        let link = folder.join(runc::NAME);
+        symlink(ourselves, &link).with_context(|| format!("cannot make {}", link.display()))
     }
 }
 

@@ -17,13 +17,17 @@ pub(crate) const NAME: &str = "probe";
 /// `KEYCTL_JOIN_SESSION_KEYRING` (linux/keyctl.h).
 const JOIN_SESSION_KEYRING: libc::c_long = 1;
 
-pub(crate) fn run() -> u8 {
-    let allowed = Allowed {
+/// Asks in this process, which the filter may kill for it.
+pub(crate) fn ask() -> Allowed {
+    Allowed {
         // The kernel answers ENOENT, or EPERM to one without SYS_ADMIN, who would not get here.
         pivot_root: nix::unistd::pivot_root("", "") != Err(Errno::EPERM),
         keyctl: join_session_keyring() != Err(Errno::EPERM),
-    };
-    let told = serde_json::to_string(&allowed).map(|text| writeln!(std::io::stdout(), "{text}"));
+    }
+}
+
+pub(crate) fn run() -> u8 {
+    let told = serde_json::to_string(&ask()).map(|text| writeln!(std::io::stdout(), "{text}"));
     match told {
         Ok(Ok(())) => exit_code::DONE,
         Ok(Err(_)) | Err(_) => exit_code::UNEXPECTED,

@@ -1,12 +1,16 @@
 //! The OCI runtime wrapper: dindd is the `runc` that dockerd, containerd and BuildKit find first.
 //!
-//! Owns the flags that the real runc needs where `pivot_root` and `keyctl` are filtered, and
-//! finding the real runc behind ourselves in `PATH`. Does not decide whether the wrapper is used;
-//! see [`crate::isolation`].
+//! Owns what the real runc needs here, and finding it behind ourselves in `PATH`: flags where
+//! `pivot_root` and `keyctl` are filtered, and a changed configuration where `SYS_PTRACE` is
+//! missing. Does not decide whether the wrapper is used; see [`crate::isolation`].
 //!
 //! `--no-pivot` and `--no-new-keyring` are options of runc's `create`, `run` and `restore`
 //! (opencontainers/runc `create.go`, `run.go`, `restore.go`); `exec` follows what the container
 //! was created with.
+
+mod bundle;
+mod dumpable;
+mod namespaces;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -16,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use init::settings::Environment;
+
+use crate::{privileges, probe};
 
 /// The name under which the wrapper is called, and the subcommand that means the same.
 pub(crate) const NAME: &str = "runc";
@@ -31,22 +37,35 @@ const FLAGS: [&str; 2] = ["--no-pivot", "--no-new-keyring"];
 /// runc's global options that take a value as the next word.
 const GLOBAL_WITH_VALUE: [&str; 5] = ["--log", "--log-format", "--root", "--criu", "--rootless"];
 
-/// Becomes the real runc when called as `runc` or with `runc` as the first argument. Returns only
-/// when there is nothing to become: `None` when dindd was meant, else the code to exit with.
+/// Becomes the real runc when called as `runc` or with `runc` as the first argument, or is the hook
+/// that it had added to a container. Returns `None` when dindd was meant, else the code to exit with.
 pub(crate) fn become_runc_if_asked() -> Option<ExitCode> {
     let mut words = std::env::args_os();
     let called = words.next()?;
     let mut words: Vec<OsString> = words.collect();
+    if called == namespaces::NAME {
+        return Some(tell("hook", namespaces::run()));
+    }
+    if called == namespaces::KEEPER {
+        let pid = words.first().and_then(|word| word.to_str());
+        return Some(tell("keeper", namespaces::wait(pid.unwrap_or_default())));
+    }
     if Path::new(&called).file_name() != Some(OsStr::new(NAME)) {
         if words.first().map(OsString::as_os_str) != Some(OsStr::new(NAME)) {
             return None;
         }
         words.remove(0);
     }
-    let error = become_runc(words);
+    Some(tell(NAME, Err(become_runc(words))))
+}
+
+fn tell(who: &str, done: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
     // runc's callers show its standard error to the user; a closed one is no reason to go on.
-    writeln!(std::io::stderr(), "dindd runc: {error:#}").ok();
-    Some(ExitCode::from(init::exit_code::UNAVAILABLE))
+    writeln!(std::io::stderr(), "dindd {who}: {error:#}").ok();
+    ExitCode::from(init::exit_code::UNAVAILABLE)
 }
 
 fn become_runc(words: Vec<OsString>) -> anyhow::Error {
@@ -55,10 +74,11 @@ fn become_runc(words: Vec<OsString>) -> anyhow::Error {
     let Some(real) = real_runc(path) else {
         return anyhow::anyhow!("there is no runc in PATH ({path}) besides dindd; install runc");
     };
-    let error = Command::new(&real)
-        .arg0(NAME)
-        .args(with_flags(words))
-        .exec();
+    let words = match setting_up(&words) {
+        Some(at) => prepared(words, at),
+        None => words,
+    };
+    let error = Command::new(&real).arg0(NAME).args(words).exec();
     anyhow::Error::from(error).context(format!("cannot become {}", real.display()))
 }
 
@@ -74,20 +94,32 @@ fn real_runc(path: &str) -> Option<PathBuf> {
         })
 }
 
-/// The command line with what a filtered kernel needs, after the subcommand.
-fn with_flags(words: Vec<OsString>) -> Vec<OsString> {
-    let Some(at) = subcommand(&words) else {
-        return words;
-    };
-    if !SETTING_UP.iter().any(|one| words[at] == *one) {
+/// The place of the subcommand when it sets a container up.
+fn setting_up(words: &[OsString]) -> Option<usize> {
+    subcommand(words).filter(|at| SETTING_UP.iter().any(|one| words[*at] == *one))
+}
+
+/// Prepares the bundle, and returns the command line with what a filtered kernel needs.
+fn prepared(words: Vec<OsString>, at: usize) -> Vec<OsString> {
+    if !privileges::may_trace()
+        && let Err(cause) = bundle::prepare(&bundle::folder(&words))
+    {
+        // runc may find it in order, or says better what is wrong with it.
+        writeln!(std::io::stderr(), "dindd runc: {cause:#}").ok();
+    }
+    if probe::ask().all() {
         return words;
     }
+    with_flags(words, at)
+}
+
+/// The command line with the flags after the subcommand.
+fn with_flags(mut words: Vec<OsString>, at: usize) -> Vec<OsString> {
     let missing = FLAGS
         .iter()
         .filter(|flag| !words.iter().any(|word| word == *flag))
         .map(OsString::from);
     let missing: Vec<OsString> = missing.collect();
-    let mut words = words;
     words.splice(at + 1..at + 1, missing);
     words
 }
@@ -129,8 +161,12 @@ mod tests {
             ("--version", "--version"),
             ("", ""),
         ] {
-            let words = given.split_whitespace().map(OsString::from).collect();
-            let changed = with_flags(words).join(OsStr::new(" "));
+            let words: Vec<_> = given.split_whitespace().map(OsString::from).collect();
+            let changed = match setting_up(&words) {
+                Some(at) => with_flags(words, at),
+                None => words,
+            };
+            let changed = changed.join(OsStr::new(" "));
             assert_eq!(changed, expected, "{given}");
         }
     }
