@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use chain::driver::{self, Case};
+use chain::driver::{self, Test};
 
 #[path = "sidecar/isolation.rs"]
 mod isolation;
@@ -11,8 +11,19 @@ mod isolation;
 mod jobs;
 #[path = "sidecar/many.rs"]
 mod many;
+#[path = "sidecar/mounting.rs"]
+mod mounting;
+#[path = "sidecar/userns.rs"]
+mod userns;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [&isolation::CASES[..], &jobs::CASES, &many::CASES].concat();
-    driver::main("sidecar", &cases)
+    let cases = [
+        &isolation::CASES[..],
+        &many::CASES,
+        &mounting::CASES,
+        &userns::CASES,
+    ]
+    .concat();
+    let tests = cases.iter().map(Test::from).chain(jobs::tests());
+    driver::main_on(chain::prepare_all_engines, "sidecar", tests.collect())
 }

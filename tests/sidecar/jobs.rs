@@ -1,10 +1,20 @@
 //! What jobs do with Docker works in the sidecar as on any Docker host.
 
 use anyhow::{Result, ensure};
-use chain::driver::{Case, Heard, STOP_TIMEOUT, end, healthy_dind};
-use chain::{Container, Stage, Task, TaskOptions};
+use chain::driver::{Heard, STOP_TIMEOUT, Test, end, healthy_dind};
+use chain::{Container, Engine, Stage, Task, TaskOptions};
 
-pub(crate) const CASES: [Case; 7] = [
+type Case = (&'static str, fn(&Stage, Engine) -> Result<()>);
+
+const CASES: [Case; 12] = [
+    (
+        "a_container_runs_and_others_are_executed_in_it",
+        a_container_runs_and_others_are_executed_in_it,
+    ),
+    (
+        "a_container_of_any_user_is_entered_and_joined",
+        a_container_of_any_user_is_entered_and_joined,
+    ),
     (
         "images_are_built_by_both_builders",
         images_are_built_by_both_builders,
@@ -30,23 +40,48 @@ pub(crate) const CASES: [Case; 7] = [
         a_compose_project_waits_for_health_and_talks,
     ),
     (
+        "a_health_check_tells_healthy_from_unhealthy",
+        a_health_check_tells_healthy_from_unhealthy,
+    ),
+    (
+        "a_job_runs_a_docker_of_its_own",
+        a_job_runs_a_docker_of_its_own,
+    ),
+    (
         "containers_are_told_to_stop_before_they_are_killed",
         containers_are_told_to_stop_before_they_are_killed,
     ),
+    ("the_engine_is_the_one_named", the_engine_is_the_one_named),
 ];
 
+/// Every case with every engine.
+pub(crate) fn tests() -> impl Iterator<Item = Test> {
+    Engine::ALL.into_iter().flat_map(|engine| {
+        CASES.into_iter().map(move |(name, case)| {
+            let name = format!("engine_{}::{name}", engine.version());
+            Test::new(name, move |stage| case(stage, engine))
+        })
+    })
+}
+
 /// Runs a script as the job of a task of its own, and checks what it prints last.
-fn job(stage: &Stage, name: &str, script: &str, last: &str) -> Result<()> {
-    with_sidecar(stage, name, |task, _| expect(task, script, last))
+fn job(stage: &Stage, engine: Engine, name: &str, script: &str, last: &str) -> Result<()> {
+    with_sidecar(stage, engine, name, |task, _| expect(task, script, last))
 }
 
 fn with_sidecar(
     stage: &Stage,
+    engine: Engine,
     name: &str,
     work: impl FnOnce(&Task<'_>, &Container<'_>) -> Result<()>,
 ) -> Result<()> {
     let heard = Heard::default();
-    let task = stage.task(name, TaskOptions::default(), heard.listener())?;
+    let options = TaskOptions {
+        engine,
+        ..TaskOptions::default()
+    };
+    let name = format!("{name}-{}", engine.suite());
+    let task = stage.task(&name, options, heard.listener())?;
     let dind = healthy_dind(&task)?;
     work(&task, &dind)?;
     end(dind, task, &heard)
@@ -61,7 +96,109 @@ fn expect(task: &Task<'_>, script: &str, last: &str) -> Result<()> {
     Ok(())
 }
 
-fn images_are_built_by_both_builders(stage: &Stage) -> Result<()> {
+fn the_engine_is_the_one_named(stage: &Stage, engine: Engine) -> Result<()> {
+    with_sidecar(stage, engine, "version", |task, _| {
+        let version = task.docker("docker version --format '{{.Server.Version}}'")?;
+        ensure!(version.starts_with(engine.version()), "it is {version}");
+        Ok(())
+    })
+}
+
+fn a_container_runs_and_others_are_executed_in_it(stage: &Stage, engine: Engine) -> Result<()> {
+    let script = r#"
+if docker run --rm busybox sh -c 'exit 7'; then exit 1; else test $? = 7; fi
+echo in | docker run --rm --interactive --user 1000:1000 --workdir /tmp --env WORD=word --hostname host busybox \
+  sh -c 'cat; pwd; echo $WORD; hostname; id -u; touch /tmp/x 2>/dev/null || echo not mine'
+docker run --detach --name long --init --memory 64m --pids-limit 100 busybox sh -c 'echo started; sleep 1000' >/dev/null
+docker exec --user 1000 --env WORD=executed long sh -c 'echo $WORD; id -u'
+echo copied >file && docker cp file long:/file && docker exec long cat /file
+docker logs long
+docker pause long && docker unpause long
+docker restart --time 0 long >/dev/null && docker exec --interactive long cat /file
+docker commit --change 'CMD ["cat", "/file"]' long committed >/dev/null && docker run --rm committed
+docker rm --force long"#;
+    let last = "in\n/tmp\nword\nhost\n1000\nnot mine\nexecuted\n1000\ncopied\nstarted\nlong\nlong\ncopied\n\
+                copied\nlong";
+    job(stage, engine, "run", script, last)
+}
+
+/// The sidecar has no `SYS_PTRACE`, without which Linux shows nobody the namespaces of another
+/// user's processes.
+const USERS: &str = r#"
+namespace='readlink /proc/self/ns/net'
+for user in 0 1000:1000; do
+  docker run --detach --user $user --ipc shareable --name first busybox sleep 1000 >/dev/null
+  docker exec first id -u
+  docker exec --user 1001 first id -u
+  docker exec --user 0 first id -u
+  docker run --detach --user 1002 --network container:first --ipc container:first --name second busybox \
+    sleep 1000 >/dev/null
+  docker exec second id -u
+  test "$(docker exec first $namespace)" = "$(docker exec second $namespace)"
+  test "$(docker run --rm --network container:second busybox $namespace)" = "$(docker exec first $namespace)"
+  docker run --rm --network none --user 1003 busybox id -u
+  docker rm --force --volumes first second >/dev/null
+done"#;
+
+fn a_container_of_any_user_is_entered_and_joined(stage: &Stage, engine: Engine) -> Result<()> {
+    let last = "0\n1001\n0\n1002\n1003\n1000\n1001\n0\n1002\n1003";
+    job(stage, engine, "user", USERS, last)
+}
+
+const HEALTH: &str = r#"
+docker run --detach --name sick --health-cmd 'cat /well' --health-interval 200ms --health-retries 2 \
+  busybox sleep 1000 >/dev/null
+is() { until test "$(docker inspect --format '{{.State.Health.Status}}' sick)" = $1; do sleep 0.1; done; echo $1; }
+is unhealthy
+docker exec sick touch /well
+is healthy"#;
+
+fn a_health_check_tells_healthy_from_unhealthy(stage: &Stage, engine: Engine) -> Result<()> {
+    job(stage, engine, "health", HEALTH, "unhealthy\nhealthy")
+}
+
+/// The task's own image once more: its programs are the sidecar's, its root filesystem is made of
+/// links to them. The socket is on the task's volume, so that the job's client reaches it. (`docker
+/// exec` does not lead into it: it is undumpable, and the sidecar's runc has no `SYS_PTRACE`.)
+const NEST: &str = r#"
+mkdir root && cd root
+mkdir -p etc proc sys dev tmp usr run/docker run/dind run/containerd var/lib/docker var/docker-storage
+for folder in bin sbin lib lib64; do ln -s usr/$folder $folder; done
+ln -s ../run var/run
+tar -c . | docker import - nest >/dev/null
+options="--detach --volume /usr:/usr:ro --volume /etc/alternatives:/etc/alternatives:ro --volume /etc/passwd:/etc/passwd:ro
+  --volume /etc/group:/etc/group:ro --volume /run/dind/nest:/run/dind"
+docker run $options --name nest --cap-add SYS_ADMIN --cap-add NET_ADMIN --volume storage:/var/docker-storage \
+  --env DINDD_ALLOW_ANY_FS=1 nest /usr/local/bin/dindd >/dev/null
+until docker run --rm --network container:nest busybox wget -q -O - http://127.0.0.1:2375/_ping; do
+  test "$(docker inspect --format '{{.State.Running}}' nest)" = true || { docker logs nest >&2; exit 1; }
+done
+inner() { docker --host unix:///run/dind/nest/docker.sock "$@"; }
+inner import --change 'CMD ["sh"]' /busybox/busybox.tar busybox >/dev/null
+inner network create net >/dev/null
+inner run --detach --name web --network net --publish 8080:80 busybox sh -c   'mkdir /www; echo deep >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null
+inner run --rm --network net busybox sh -c 'until wget -q -T 2 -O - http://web/; do sleep 0.1; done'
+docker run --rm --network container:nest busybox wget -q -O - http://127.0.0.1:8080/
+printf 'FROM busybox\nRUN echo built >/word\nCMD ["cat", "/word"]\n' >Dockerfile
+inner build --quiet --tag built . >/dev/null
+inner run --rm built
+inner info --format '{{.Driver}}'
+docker stop --time 20 nest
+docker inspect --format '{{.State.ExitCode}}' nest
+docker run --rm --volume storage:/storage busybox find /storage -mindepth 1 -maxdepth 1 ! -name .trash
+"#;
+
+fn a_job_runs_a_docker_of_its_own(stage: &Stage, engine: Engine) -> Result<()> {
+    job(
+        stage,
+        engine,
+        "nest",
+        NEST,
+        "deep\ndeep\nbuilt\noverlay2\nnest\n0",
+    )
+}
+
+fn images_are_built_by_both_builders(stage: &Stage, engine: Engine) -> Result<()> {
     let script = r#"
 mkdir context && cd context && echo data >data
 cat >Dockerfile <<'DOCKERFILE'
@@ -82,10 +219,16 @@ printf 'FROM busybox\nRUN --mount=type=cache,target=/cache --mount=type=secret,i
 DOCKER_BUILDKIT=1 docker build --file Dockerfile.mounts --secret id=word,src=data --tag mounts .
 docker run --rm mounts cat /word
 for image in legacy buildkit; do docker run --rm $image; done"#;
-    job(stage, "build", script, "legacy\ndata\nbuildkit\ndata")
+    job(
+        stage,
+        engine,
+        "build",
+        script,
+        "legacy\ndata\nbuildkit\ndata",
+    )
 }
 
-fn containers_find_each_other_by_name(stage: &Stage) -> Result<()> {
+fn containers_find_each_other_by_name(stage: &Stage, engine: Engine) -> Result<()> {
     let script = r#"
 serve='mkdir /www; hostname >/www/index.html; exec httpd -f -p 80 -h /www'
 get='until wget -q -T 2 -O - http://$0/; do sleep 0.1; done'
@@ -104,14 +247,15 @@ docker run --rm --network closed busybox sh -c "$get" web
 docker run --rm --network container:web busybox wget -q -O - http://127.0.0.1/"#;
     job(
         stage,
+        engine,
         "network",
         script,
         "web-of-inner\nweb-of-inner\non-bridge\nweb-of-inner\nweb-of-inner",
     )
 }
 
-fn a_published_port_is_reached_from_the_task(stage: &Stage) -> Result<()> {
-    with_sidecar(stage, "port", |task, dind| {
+fn a_published_port_is_reached_from_the_task(stage: &Stage, engine: Engine) -> Result<()> {
+    with_sidecar(stage, engine, "port", |task, dind| {
         let script = r#"
 docker run --detach --name web --publish 8088:80 --publish 127.0.0.1:8089:80 busybox \
   sh -c 'mkdir /www; echo published >/www/index.html; exec httpd -f -p 80 -h /www'
@@ -130,7 +274,7 @@ docker port web | grep 8089"#;
     })
 }
 
-fn volumes_keep_what_containers_leave(stage: &Stage) -> Result<()> {
+fn volumes_keep_what_containers_leave(stage: &Stage, engine: Engine) -> Result<()> {
     let script = r#"
 docker volume create kept
 docker run --rm --volume kept:/kept busybox sh -c 'echo word >/kept/file; chown 1000:1000 /kept/file'
@@ -140,10 +284,10 @@ docker run --rm --volumes-from source busybox cat /anonymous/file
 docker rm --volumes source
 docker run --rm --tmpfs /small:size=1m busybox sh -c 'head -c 2000000 /dev/zero >/small/x || echo full'
 docker run --rm --volume kept:/kept --user 1000 busybox sh -c 'cat /kept/file; stat -c %u /kept/file'"#;
-    job(stage, "volume", script, "word\n1000")
+    job(stage, engine, "volume", script, "word\n1000")
 }
 
-fn a_privileged_container_may_mount(stage: &Stage) -> Result<()> {
+fn a_privileged_container_may_mount(stage: &Stage, engine: Engine) -> Result<()> {
     let script = r#"
 docker run --rm --privileged busybox sh -c '
   set -e
@@ -155,7 +299,19 @@ docker run --rm --privileged busybox sh -c '
   echo 1 >/proc/sys/net/ipv4/ip_forward
   mkdir /sys/fs/cgroup/below && rmdir /sys/fs/cgroup/below
   hostname changed; hostname'"#;
-    job(stage, "privileged", script, "changed")
+    if engine == Engine::Bookworm {
+        // It asks for every capability, whatever the sidecar has; from 23.0 on for those.
+        let refused = format!(
+            "if {} 2>/tmp/why; then exit 1; fi\ncat /tmp/why",
+            script.trim()
+        );
+        return with_sidecar(stage, engine, "privileged", |task, _| {
+            let why = task.docker(&refused)?;
+            ensure!(why.contains("unable to apply caps"), "it says {why}");
+            expect(task, "docker run --rm busybox echo unharmed", "unharmed")
+        });
+    }
+    job(stage, engine, "privileged", script, "changed")
 }
 
 const COMPOSE: &str = r#"
@@ -192,13 +348,18 @@ docker compose down --volumes
 docker ps --all --quiet; docker volume ls --quiet; echo the end
 "#;
 
-fn a_compose_project_waits_for_health_and_talks(stage: &Stage) -> Result<()> {
-    job(stage, "compose", COMPOSE, "healthy\nrows\nthe end")
+fn a_compose_project_waits_for_health_and_talks(stage: &Stage, engine: Engine) -> Result<()> {
+    job(stage, engine, "compose", COMPOSE, "healthy\nrows\nthe end")
 }
 
-fn containers_are_told_to_stop_before_they_are_killed(stage: &Stage) -> Result<()> {
+fn containers_are_told_to_stop_before_they_are_killed(stage: &Stage, engine: Engine) -> Result<()> {
     let heard = Heard::default();
-    let task = stage.task("told", TaskOptions::default(), heard.listener())?;
+    let options = TaskOptions {
+        engine,
+        ..TaskOptions::default()
+    };
+    let name = format!("told-{}", engine.suite());
+    let task = stage.task(&name, options, heard.listener())?;
     let mut dind = healthy_dind(&task)?;
     task.docker(
         r#"
@@ -209,11 +370,9 @@ until docker exec polite cat /work/ready; do :; done"#,
     let code = dind.stop(STOP_TIMEOUT)?;
     ensure!(code == 0, "dindd ended with {code}:{}", heard.transcript());
     dind.remove()?;
-    let told = stage.host().run([
-        "sh",
-        "-c",
-        "cat $(docker volume inspect --format '{{.Mountpoint}}' told-work)/told",
-    ])?;
+    let read =
+        format!("cat $(docker volume inspect --format '{{{{.Mountpoint}}}}' {name}-work)/told");
+    let told = stage.host().run(["sh", "-c", &read])?;
     ensure!(told == "done\n", "the container wrote {told:?}");
     task.remove()
 }

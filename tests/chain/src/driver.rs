@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
+use testhost::PreparedDisk;
 
 use crate::container::Container;
 use crate::line::Line;
@@ -23,16 +24,61 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A test: its name, a sentence, and what it does on the stage that all share.
 pub type Case = (&'static str, fn(&Stage) -> Result<()>);
 
+/// A test whose name is made at run time: one of a table's rows, or of a matrix.
+pub struct Test {
+    name: String,
+    run: Box<Run>,
+}
+
+type Run = dyn Fn(&Stage) -> Result<()> + Send + Sync;
+
+impl Test {
+    pub fn new(
+        name: impl Into<String>,
+        run: impl Fn(&Stage) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+}
+
+impl From<&Case> for Test {
+    fn from(&(name, case): &Case) -> Self {
+        Self::new(name, case)
+    }
+}
+
+impl std::fmt::Debug for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Test").field(&self.name).finish()
+    }
+}
+
+/// What makes the disk of a stage: [`crate::prepare`] or [`crate::prepare_all_engines`].
+pub type Prepare = fn(&dyn Fn(&str)) -> Result<PreparedDisk>;
+
 /// The `main` of a test target: one host serves all `cases`, each makes tasks of its own. The last
 /// check, after all of them, is that nothing is left in the host and on the machine.
 #[must_use]
 pub fn main(target: &str, cases: &[Case]) -> ExitCode {
+    main_on(
+        stage::prepare,
+        target,
+        cases.iter().map(Test::from).collect(),
+    )
+}
+
+/// Like [`main`], on the disk that `prepare` makes.
+#[must_use]
+pub fn main_on(prepare: Prepare, target: &str, tests: Vec<Test>) -> ExitCode {
     testhost::reexec();
     let arguments = Arguments::from_args();
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials(cases, None)).exit_code();
+        return libtest_mimic::run(&arguments, trials(tests, None)).exit_code();
     }
-    match run(&arguments, cases) {
+    match run(&arguments, prepare, tests) {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("test {target} failed: {error:#}"));
@@ -41,14 +87,14 @@ pub fn main(target: &str, cases: &[Case]) -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, cases: &[Case]) -> Result<ExitCode> {
+fn run(arguments: &Arguments, prepare: Prepare, tests: Vec<Test>) -> Result<ExitCode> {
     testhost::watch_signals()?;
-    let disk = stage::prepare(&|step| tell(step))?;
+    let disk = prepare(&|step| tell(step))?;
     let stage = Stage::open(&disk, &|step, elapsed| {
         tell(&format!("{step}: {elapsed} ms"))
     })?;
     let stage = Arc::new(stage);
-    let conclusion = libtest_mimic::run(arguments, trials(cases, Some(&stage)));
+    let conclusion = libtest_mimic::run(arguments, trials(tests, Some(&stage)));
     let stage = Arc::into_inner(stage).context("a test still holds the stage")?;
     let left = stage.close()?;
     if !conclusion.has_failed() {
@@ -60,16 +106,16 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<ExitCode> {
     Ok(conclusion.exit_code())
 }
 
-fn trials(cases: &[Case], stage: Option<&Arc<Stage>>) -> Vec<Trial> {
-    cases
-        .iter()
-        .map(|&(name, case)| {
+fn trials(tests: Vec<Test>, stage: Option<&Arc<Stage>>) -> Vec<Trial> {
+    tests
+        .into_iter()
+        .map(|Test { name, run }| {
             let stage = stage.cloned();
             Trial::test(name, move || {
                 let stage = stage
                     .context("listed only")
                     .map_err(|error| format!("{error:#}"))?;
-                case(&stage).map_err(|error| format!("{error:#}").into())
+                run(&stage).map_err(|error| format!("{error:#}").into())
             })
         })
         .collect()

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use testhost::{Host, ImageBuild};
 
 use crate::binaries;
+use crate::engine::Engine;
 
 /// An image of a task.
 #[derive(Clone, Copy, Debug)]
@@ -23,51 +24,81 @@ pub(crate) struct Image {
     packages: &'static str,
     /// Stages that a folder replaces.
     replaced: &'static [&'static str],
+    /// The engine in it.
+    engine: Engine,
 }
 
+const DIND: Image = Image {
+    name: "ecs-dind",
+    folder: "images/dind",
+    target: None,
+    packages: "packages",
+    replaced: &["build"],
+    engine: Engine::Trixie,
+};
+
+/// The images of an ordinary task.
 pub(crate) const IMAGES: [Image; 2] = [
-    Image {
-        name: "ecs-dind",
-        folder: "images/dind",
-        target: None,
-        packages: "packages",
-        replaced: &["build"],
-    },
+    DIND,
     Image {
         name: "ecs-runner",
         folder: "images/runner",
         target: Some("ecs"),
         packages: "packages-ecs",
         replaced: &["build", "download"],
+        engine: Engine::Trixie,
     },
 ];
 
 impl Image {
+    /// The sidecar's image with an engine.
+    pub(crate) fn dind(engine: Engine) -> Self {
+        Self { engine, ..DIND }
+    }
+
+    /// What Docker calls it.
+    pub(crate) fn tag(self) -> String {
+        if self.engine == Engine::default() {
+            return self.name.into();
+        }
+        format!("{}:{}", self.name, self.engine.suite())
+    }
+
+    fn arguments(self) -> Vec<(String, String)> {
+        if self.engine == Engine::default() {
+            return Vec::new();
+        }
+        vec![("SUITE".into(), self.engine.suite().into())]
+    }
+
     /// The build that puts the image's packages into the host's build cache.
     pub(crate) fn warm(self) -> ImageBuild {
         ImageBuild {
             context: binaries::checkout().join(self.folder),
             dockerfile: "Dockerfile".into(),
             target: Some(self.packages.into()),
-            arguments: Vec::new(),
+            arguments: self.arguments(),
             keyed_by: Vec::new(),
         }
     }
 
     /// Builds the image in the host; needs no network after [`Image::warm`].
-    pub(crate) fn build(self, host: &mut Host) -> Result<()> {
-        let context = format!("/run/chain/{}", self.folder);
+    pub(crate) fn build(self, host: &Host) -> Result<()> {
+        let context = format!("/run/chain/{}/{}", self.engine.suite(), self.folder);
         host.bind(&binaries::checkout().join(self.folder), &context, true)?;
-        let mut words: Vec<String> = ["docker", "build", "--progress=plain", "--tag", self.name]
+        let tag = self.tag();
+        let mut words: Vec<String> = ["docker", "build", "--progress=plain", "--tag", &tag]
             .map(Into::into)
             .into();
+        let arguments = self.arguments().into_iter();
+        words.extend(arguments.map(|(name, value)| format!("--build-arg={name}={value}")));
         words.extend(self.target.map(|target| format!("--target={target}")));
         for stage in self.replaced {
             words.push(format!("--build-context={stage}={}", stage_folder(stage)));
         }
         words.push(context);
         host.run(&words)
-            .with_context(|| format!("build the image {}", self.name))
+            .with_context(|| format!("build the image {tag}"))
             .map(drop)
     }
 }

@@ -7,6 +7,7 @@
 mod binaries;
 mod container;
 pub mod driver;
+mod engine;
 mod github;
 mod images;
 mod job;
@@ -15,8 +16,9 @@ mod stage;
 mod task;
 
 pub use container::Container;
+pub use engine::Engine;
 pub use github::Github;
 pub use job::{ADDED_TOOL, KEPT_TOOL, everyday_job};
 pub use line::{Line, Said};
-pub use stage::{STORE, Stage, prepare};
+pub use stage::{STORE, Stage, plan, prepare, prepare_all_engines};
 pub use task::{Task, TaskOptions};

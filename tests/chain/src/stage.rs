@@ -1,14 +1,17 @@
 //! Everything that is there before the first task: the host, its volume, the images, the double of
 //! GitHub, the store.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use testhost::{Host, Leftovers, Options, Plan, PreparedDisk};
 
+use crate::engine::Engine;
 use crate::github::Github;
-use crate::images::{self, IMAGES};
+use crate::images::{self, IMAGES, Image};
 use crate::job::KEPT_TOOL;
 use crate::line::Line;
 use crate::task::{Task, TaskOptions};
@@ -18,7 +21,9 @@ pub const STORE: &str = "/efs";
 /// Size of the volume that all tasks of the host share; it is sparse.
 const VOLUME_BYTES: u64 = 8 << 30;
 /// A tool cache with the one tool that is published before the first task.
-pub(crate) const SEED: &str = "/run/chain/seed";
+const SEED: &str = "/run/chain/seed";
+/// A folder with the image `busybox` as a tar file.
+pub(crate) const BUSYBOX: &str = "/run/chain/busybox";
 const TOOL_CACHE: &str = "/opt/hostedtoolcache";
 
 /// A host that is ready for tasks.
@@ -27,6 +32,8 @@ pub struct Stage {
     pub(crate) host: Host,
     pub(crate) github: Github,
     volume: PathBuf,
+    /// Whose images are there.
+    engines: Mutex<BTreeSet<Engine>>,
 }
 
 /// Prepares the disk that stages boot from: slow the first time, then a look.
@@ -34,14 +41,32 @@ pub struct Stage {
 /// # Errors
 /// See [`testhost::prepare`].
 pub fn prepare(progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
-    let warm = IMAGES.map(images::Image::warm).into();
-    testhost::prepare(
-        &Plan {
-            warm,
-            ..Plan::default()
-        },
-        progress,
-    )
+    testhost::prepare(&plan(), progress)
+}
+
+/// Prepares a disk for stages whose tasks may have any [`Engine`].
+///
+/// # Errors
+/// See [`testhost::prepare`].
+pub fn prepare_all_engines(progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
+    let plan = Plan {
+        warm: Engine::OTHERS
+            .map(|engine| Image::dind(engine).warm())
+            .into(),
+        suites: Engine::OTHERS.map(|engine| engine.suite().into()).into(),
+        after: Some(Box::new(plan())),
+        ..Plan::default()
+    };
+    testhost::prepare(&plan, progress)
+}
+
+/// The plan of [`prepare`]'s disk, for those that want more on theirs.
+#[must_use]
+pub fn plan() -> Plan {
+    Plan {
+        warm: IMAGES.map(Image::warm).into(),
+        ..Plan::default()
+    }
 }
 
 impl Stage {
@@ -61,18 +86,35 @@ impl Stage {
         step("make the XFS volume");
         images::lay_out_stages(&host)?;
         for image in IMAGES {
-            image.build(&mut host)?;
+            image.build(&host)?;
             step(&format!("build the image {}", image.name));
         }
         let github = Github::start(&mut host)?;
         step("start the double of GitHub");
         seed_store(&host)?;
         step("publish a tool to the store");
+        lay_out_busybox(&host)?;
         Ok(Self {
             host,
             github,
             volume,
+            engines: Mutex::new([Engine::default()].into()),
         })
+    }
+
+    /// The sidecar's image with an engine; built when it is first asked for.
+    ///
+    /// # Errors
+    /// It cannot be built: the stage's disk is not [`prepare_all_engines`]'.
+    pub fn dind_image(&self, engine: Engine) -> Result<String> {
+        let image = Image::dind(engine);
+        // A panic leaves an engine out that is there: it is built again.
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        if !engines.contains(&engine) {
+            image.build(&self.host)?;
+            engines.insert(engine);
+        }
+        Ok(image.tag())
     }
 
     /// The host.
@@ -136,6 +178,20 @@ fn seed_store(host: &Host) -> Result<()> {
     host.run(["sh", "-c", &script])
         .context("lay out the tool for the store")?;
     cache_command(host, "publish", &[&format!("--volume={SEED}:{TOOL_CACHE}")]).map(drop)
+}
+
+/// Lays out the files of the image `busybox`: a static one with a link for each applet.
+fn lay_out_busybox(host: &Host) -> Result<()> {
+    let script = format!(
+        "set -e; mkdir -p {BUSYBOX}/root/bin {BUSYBOX}/root/tmp {BUSYBOX}/root/etc; cd {BUSYBOX}/root; \
+         cp /bin/busybox bin/; for applet in $(bin/busybox --list); do \
+         test $applet = busybox || ln -s busybox bin/$applet; done; \
+         echo root:x:0:0:root:/:/bin/sh >etc/passwd; echo root:x:0: >etc/group; \
+         tar --create --file={BUSYBOX}/busybox.tar ."
+    );
+    host.run(["sh", "-c", &script])
+        .context("lay out busybox")
+        .map(drop)
 }
 
 /// `supervisor cache COMMAND` on the store, in a container of the runner's image.

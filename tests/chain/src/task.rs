@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::container::Container;
+use crate::engine::Engine;
 use crate::github::TOKEN;
-use crate::job::KEPT_TOOL;
 use crate::line::Line;
-use crate::stage::{SEED, STORE, Stage};
+use crate::stage::{BUSYBOX, STORE, Stage};
 
 /// How long dindd may take until a job could use its Docker.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
@@ -24,10 +24,8 @@ const SHARED: [(&str, &str); 4] = [
 ];
 
 const BUSYBOX_IMAGE: &str = r#"
-mkdir -p /tmp/image && cp /seed/TOOL/bin/busybox /tmp/image/
-printf 'FROM scratch\nCOPY busybox /bin/busybox\nRUN ["/bin/busybox", "--install", "-s", "/bin"]\n' \
-  >/tmp/image/Dockerfile
-docker build --quiet --tag busybox /tmp/image
+docker image inspect busybox >/dev/null 2>&1 ||
+  docker import --change 'CMD ["sh"]' /busybox/busybox.tar busybox >/dev/null
 "#;
 
 /// What differs between tasks.
@@ -37,6 +35,10 @@ pub struct TaskOptions {
     pub runner: Vec<String>,
     /// Further variables of the sidecar's container.
     pub dind: Vec<String>,
+    /// Further arguments of `docker create` for the sidecar's container.
+    pub create: Vec<String>,
+    /// The sidecar's engine.
+    pub engine: Engine,
     /// A folder of the stage's volume that the sidecar gets as its storage volume; the whole
     /// volume when empty. Its device is the volume's either way.
     pub storage: String,
@@ -102,7 +104,8 @@ impl<'a> Task<'a> {
                 .iter()
                 .map(|variable| format!("--env={variable}")),
         );
-        create.push("ecs-dind".into());
+        create.extend(self.options.create.iter().cloned());
+        create.push(self.stage.dind_image(self.options.engine)?);
         self.start("dindd", "dind", &create)
     }
 
@@ -146,8 +149,8 @@ impl<'a> Task<'a> {
     /// A command of the script fails.
     pub fn docker(&self, script: &str) -> Result<String> {
         let socket = format!("--volume={}-socket:/run/dind", self.name);
-        let seed = format!("--volume={SEED}:/seed:ro");
-        let script = format!("{}{script}", BUSYBOX_IMAGE.replace("TOOL", KEPT_TOOL));
+        let busybox = format!("--volume={BUSYBOX}:/busybox:ro");
+        let script = format!("{BUSYBOX_IMAGE}{script}");
         let docker = "--env=DOCKER_HOST=unix:///run/dind/docker.sock";
         let words = [
             "docker",
@@ -155,7 +158,7 @@ impl<'a> Task<'a> {
             "--rm",
             "--entrypoint=bash",
             &socket,
-            &seed,
+            &busybox,
             docker,
         ];
         self.stage

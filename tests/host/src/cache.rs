@@ -3,6 +3,7 @@
 //! ```text
 //! lock               held while a disk is made, so that a second preparation waits
 //! root-<key>.img     a root filesystem, before Docker ran on it
+//! base-<key>-*.tar   the files of another suite's base image
 //! disk-<key>.img     what hosts are cloned from; locked (shared) by every driver that uses it
 //! *.partial          a disk in the making
 //! ```
@@ -18,8 +19,11 @@ use anyhow::{Context, Result};
 use crate::interrupt;
 use crate::process::until;
 
-/// The demo's, the tests' and one of another branch, so that they do not take turns making them.
-const KEPT_DISKS: usize = 3;
+/// The demo's, the tests' (each target may have one) and those of another branch, so that they do
+/// not take turns making them.
+const KEPT_DISKS: usize = 6;
+/// The base images of the engines that are tested, of this branch and of another one.
+const KEPT_BASES: usize = 4;
 
 /// The folder `testhost` in cargo's target folder, where the driver's executable is.
 pub(crate) fn default_folder() -> PathBuf {
@@ -75,25 +79,32 @@ pub(crate) fn open_image(path: &Path) -> Result<Option<File>> {
     Ok(kept.then_some(file))
 }
 
-/// Removes partial images, other roots than `root`, and all but the disks used last, unless a
-/// driver uses them. The caller holds the folder's lock.
+/// Removes partial images, other roots than `root`, and all but the disks and base images used
+/// last, unless a driver uses them. The caller holds the folder's lock.
 pub(crate) fn remove_old(folder: &Path, root: &Path) -> Result<()> {
     let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
     let mut old = Vec::new();
     let mut disks = Vec::new();
+    let mut bases = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().display().to_string();
-        let image = name.ends_with(".img");
-        if image && name.starts_with("disk-") {
-            let used = entry.metadata().and_then(|metadata| metadata.modified());
-            disks.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
-        } else if name.ends_with(".partial") || (image && entry.path() != root) {
-            old.push(entry.path());
+        let used = entry.metadata().and_then(|metadata| metadata.modified());
+        let aged = (used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path());
+        if name.ends_with(".partial") {
+            old.push(aged.1);
+        } else if name.starts_with("disk-") {
+            disks.push(aged);
+        } else if name.starts_with("base-") {
+            bases.push(aged);
+        } else if name.ends_with(".img") && entry.path() != root {
+            old.push(aged.1);
         }
     }
-    disks.sort();
-    let surplus = disks.len().saturating_sub(KEPT_DISKS);
-    old.extend(disks.into_iter().take(surplus).map(|(_, path)| path));
+    for (mut images, kept) in [(disks, KEPT_DISKS), (bases, KEPT_BASES)] {
+        images.sort();
+        let surplus = images.len().saturating_sub(kept);
+        old.extend(images.into_iter().take(surplus).map(|(_, path)| path));
+    }
     for path in old {
         let unused = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
         if unused {
@@ -143,30 +154,30 @@ mod tests {
         for name in ["root-1.img", "root-2.img", "disk-x.partial", "lock"] {
             File::create(path(name)).unwrap();
         }
-        for (age, name) in ["disk-a.img", "disk-b.img", "disk-c.img", "disk-d.img"]
-            .iter()
-            .enumerate()
-        {
+        let age = |name: &str, age: usize| {
             let used = SystemTime::UNIX_EPOCH + Duration::from_secs(age as u64);
             File::create(path(name))
                 .unwrap()
                 .set_modified(used)
                 .unwrap();
+        };
+        for number in 0..=KEPT_DISKS {
+            age(&format!("disk-{number}.img"), number);
         }
-        let in_use = File::open(path("disk-a.img")).unwrap();
+        for number in 0..=KEPT_BASES {
+            age(&format!("base-{number}-sid.tar"), number);
+        }
+        let in_use = File::open(path("disk-0.img")).unwrap();
         in_use.lock_shared().unwrap();
-        let last = [
-            "disk-b.img",
-            "disk-c.img",
-            "disk-d.img",
-            "lock",
-            "root-2.img",
-        ];
+        let mut last: Vec<String> = (1..=KEPT_BASES)
+            .map(|number| format!("base-{number}-sid.tar"))
+            .chain((1..=KEPT_DISKS).map(|number| format!("disk-{number}.img")))
+            .collect();
+        last.extend(["lock".to_owned(), "root-2.img".to_owned()]);
         remove_old(folder.path(), &path("root-2.img")).unwrap();
-        assert_eq!(
-            names(folder.path()),
-            [&["disk-a.img"], last.as_slice()].concat()
-        );
+        let mut and_in_use = last.clone();
+        and_in_use.insert(KEPT_BASES, "disk-0.img".into());
+        assert_eq!(names(folder.path()), and_in_use);
         drop(in_use);
         remove_old(folder.path(), &path("root-2.img")).unwrap();
         assert_eq!(names(folder.path()), last);

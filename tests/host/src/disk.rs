@@ -1,6 +1,7 @@
 //! Owns the disk image that hosts are cloned from: when one is made, and from what.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,6 @@ use crate::loopdev::{LoopDevice, clone_into, make_xfs};
 use crate::process::{self, indent, tail, until};
 use crate::{cache, packages, recipe, reexec};
 
-/// Name of the base image on the disk: Debian's minbase, slimmed as `debian:*-slim` is.
-const BASE_IMAGE: &str = "debian:trixie-slim";
-
 /// How long a loop device may take to let go of its file after the unmount.
 const DETACH_LIMIT: Duration = Duration::from_secs(30);
 
@@ -27,6 +25,11 @@ pub struct Plan {
     pub cache: PathBuf,
     /// Images whose layers shall be in the build cache.
     pub warm: Vec<ImageBuild>,
+    /// Further suites of Debian whose base image, `debian:<suite>-slim`, the disk shall have.
+    pub suites: Vec<String>,
+    /// Another plan, for the same cache folder: this one's disk has all that that one's has, and
+    /// is made from it.
+    pub after: Option<Box<Plan>>,
 }
 
 impl Default for Plan {
@@ -35,6 +38,8 @@ impl Default for Plan {
         Self {
             cache: cache::default_folder(),
             warm: Vec::new(),
+            suites: Vec::new(),
+            after: None,
         }
     }
 }
@@ -76,8 +81,7 @@ pub fn prepare(plan: &Plan, progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
     reexec::require()?;
     packages::require_root()?;
     let cache = plan.cache.as_path();
-    let root = cache.join(format!("root-{:016x}.img", recipe::key()));
-    let disk = cache.join(format!("disk-{}.img", disk_key(&plan.warm)?));
+    let disk = disk_path(plan)?;
     if let Some(file) = cache::open_image(&disk)? {
         packages::install_missing(packages::FOR_BOOT, progress)?;
         return Ok(PreparedDisk {
@@ -85,15 +89,18 @@ pub fn prepare(plan: &Plan, progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
             cache: cache.to_owned(),
         });
     }
+    // Before the lock is taken: it takes it for itself.
+    let before = plan.after.as_deref();
+    let before = before.map(|before| prepare(before, progress)).transpose()?;
     let _lock = cache::lock(cache, progress)?;
+    let root = cache.join(format!("root-{:016x}.img", recipe::key()));
     if !disk.exists() {
         packages::install_missing(packages::FOR_DISK, progress)?;
-        if !root.exists() {
-            make(&root, |file| make_root(file, progress))?;
-        }
-        make(&disk, |file| {
-            make_disk(&root, file, cache, &plan.warm, progress)
-        })?;
+        let before = match before {
+            Some(before) => before.file,
+            None => open_root(&root, progress)?,
+        };
+        make(&disk, |file| make_disk(&before, file, plan, progress))?;
     }
     let file = cache::open_image(&disk)?.context("the disk image vanished")?;
     cache::remove_old(cache, &root)?;
@@ -101,6 +108,13 @@ pub fn prepare(plan: &Plan, progress: &dyn Fn(&str)) -> Result<PreparedDisk> {
         file,
         cache: cache.to_owned(),
     })
+}
+
+fn open_root(root: &Path, progress: &dyn Fn(&str)) -> Result<File> {
+    if !root.exists() {
+        make(root, |file| make_root(file, progress))?;
+    }
+    File::open(root).with_context(|| format!("open {}", root.display()))
 }
 
 /// Makes `path` whole or not at all.
@@ -141,40 +155,35 @@ fn make_root(file: &File, progress: &dyn Fn(&str)) -> Result<()> {
     Ok(())
 }
 
-fn make_disk(
-    root: &Path,
-    file: &File,
-    cache: &Path,
-    warm: &[ImageBuild],
-    progress: &dyn Fn(&str),
-) -> Result<()> {
-    let root = File::open(root).with_context(|| format!("open {}", root.display()))?;
-    clone_into(&root, file)?;
+fn make_disk(before: &File, file: &File, plan: &Plan, progress: &dyn Fn(&str)) -> Result<()> {
+    clone_into(before, file)?;
+    let mut bases = Vec::new();
+    for suite in &plan.suites {
+        bases.push((suite, make_base(&plan.cache, suite, progress)?));
+    }
     let options = Options {
         network: true,
         ..Options::default()
     };
-    let host = Host::boot_on(file, cache, &options)?;
-    progress(&format!("import {BASE_IMAGE}"));
-    let tar = format!("/{}", recipe::BASE_TAR);
-    host.run([
-        "docker",
-        "import",
-        "--change",
-        "CMD [\"bash\"]",
-        &tar,
-        BASE_IMAGE,
-    ])?;
-    host.run(["rm", &tar])?;
-    for (index, image) in warm.iter().enumerate() {
-        progress(&format!(
-            "build {}",
-            image.context.join(&image.dockerfile).display()
-        ));
+    let host = Host::boot_on(file, &plan.cache, &options)?;
+    if plan.after.is_none() {
+        let tar = format!("/{}", recipe::BASE_TAR);
+        import(&host, recipe::SUITE, &tar, progress)?;
+        host.run(["rm", &tar])?;
+    }
+    for (suite, base) in bases {
+        let tar = format!("/run/testhost/{suite}.tar");
+        host.bind(&base, &tar, true)?;
+        import(&host, suite, &tar, progress)?;
+    }
+    for (index, image) in plan.warm.iter().enumerate() {
+        progress(&format!("build {image}"));
         let context = format!("/run/testhost/context-{index}");
         host.bind(&image.context, &context, true)?;
         // Untagged: a run must not find an image that it did not build.
-        build(&host, &image.command_line(&context), progress)?;
+        let mut words = image.command_line(&context);
+        words.extend(proxies());
+        build(&host, &words, progress)?;
         host.run(["docker", "image", "prune", "--force"])?;
     }
     // What was deleted becomes holes again, so that a clone does not copy it.
@@ -184,6 +193,40 @@ fn make_disk(
         bail!("the disk is still in use: {left}");
     }
     Ok(())
+}
+
+/// The files of a suite's base image; they stay in the cache folder.
+fn make_base(cache: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<PathBuf> {
+    let tar = cache.join(format!("base-{:016x}-{suite}.tar", recipe::base_key()));
+    if !tar.exists() {
+        let partial = tar.with_extension("partial");
+        let made = recipe::build_base(suite, &partial, progress).and_then(|()| {
+            fs::rename(&partial, &tar).with_context(|| format!("rename {}", partial.display()))
+        });
+        if made.is_err() {
+            drop(fs::remove_file(&partial));
+        }
+        made?;
+    }
+    Ok(tar)
+}
+
+/// Debian's minbase, slimmed as `debian:*-slim` is, under the name of that image.
+fn import(host: &Host, suite: &str, tar: &str, progress: &dyn Fn(&str)) -> Result<()> {
+    let name = format!("debian:{suite}-slim");
+    progress(&format!("import {name}"));
+    host.run(["docker", "import", "--change", "CMD [\"bash\"]", tar, &name])
+        .map(drop)
+}
+
+/// The machine's way to the package mirror, for builds: Docker leaves these arguments out of the
+/// key of its build cache.
+fn proxies() -> impl Iterator<Item = String> {
+    let names = ["http_proxy", "https_proxy", "no_proxy"];
+    names.into_iter().filter_map(|name| {
+        let value = std::env::var(name).ok()?;
+        Some(format!("--build-arg={name}={value}"))
+    })
 }
 
 /// The step of the Dockerfile that a line of `docker build --progress=plain` announces.
@@ -211,6 +254,16 @@ fn build(host: &Host, words: &[String], progress: &dyn Fn(&str)) -> Result<()> {
     Ok(())
 }
 
+impl fmt::Display for ImageBuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.context.join(&self.dockerfile).display())?;
+        for (name, value) in &self.arguments {
+            write!(f, " {name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl ImageBuild {
     /// `docker build …` for a context that the host sees at `context`.
     #[must_use]
@@ -234,22 +287,35 @@ impl ImageBuild {
     }
 }
 
-fn disk_key(warm: &[ImageBuild]) -> Result<String> {
+fn disk_path(plan: &Plan) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (recipe::key(), BASE_IMAGE).hash(&mut hasher);
-    for image in warm {
+    recipe::key().hash(&mut hasher);
+    feed(plan, &mut hasher)?;
+    let key = cache::key(&hasher);
+    Ok(plan.cache.join(format!("disk-{key}.img")))
+}
+
+/// Feeds what the plan's disk is made of to `hasher`.
+fn feed(plan: &Plan, hasher: &mut DefaultHasher) -> Result<()> {
+    if let Some(before) = &plan.after {
+        feed(before, hasher)?;
+    }
+    if !plan.suites.is_empty() {
+        (recipe::base_key(), &plan.suites).hash(hasher);
+    }
+    for image in &plan.warm {
         (
             &image.dockerfile,
             &image.target,
             &image.arguments,
             &image.keyed_by,
         )
-            .hash(&mut hasher);
+            .hash(hasher);
         for path in std::iter::once(&image.dockerfile).chain(&image.keyed_by) {
-            cache::hash_path(&image.context.join(path), &mut hasher)?;
+            cache::hash_path(&image.context.join(path), hasher)?;
         }
     }
-    Ok(cache::key(&hasher))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -281,7 +347,11 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("Dockerfile", "FROM a");
         write("list", "1");
-        let key = || disk_key(&[image(folder.path())]).unwrap();
+        let plan = || Plan {
+            warm: vec![image(folder.path())],
+            ..Plan::default()
+        };
+        let key = || disk_path(&plan()).unwrap();
         let first = key();
         write("binary", "anything");
         assert_eq!(first, key());
@@ -290,7 +360,13 @@ mod tests {
         assert_ne!(first, second);
         write("Dockerfile", "FROM b");
         assert_ne!(second, key());
-        assert_ne!(key(), disk_key(&[]).unwrap());
+        assert_ne!(key(), disk_path(&Plan::default()).unwrap());
+        let more = Plan {
+            suites: vec!["sid".into()],
+            after: Some(Box::new(plan())),
+            ..Plan::default()
+        };
+        assert_ne!(key(), disk_path(&more).unwrap());
     }
 
     #[test]

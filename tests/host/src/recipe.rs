@@ -1,6 +1,6 @@
 //! Owns what a host's root filesystem is made of, and its making.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,22 +17,26 @@ use crate::reexec::{self, Part};
 
 const SCRIPT: &str = include_str!("rootfs.sh");
 const MIRROR: &str = "http://deb.debian.org/debian";
-const SUITE: &str = "trixie";
+/// The suite of the host itself.
+pub(crate) const SUITE: &str = "trixie";
 const STAGE: &str = "/mnt";
+/// The device of what is not made on a disk.
+const IN_MEMORY: &str = "tmpfs";
 
-/// The base image's files, below the root.
+/// The files of the base image of [`SUITE`], below the root.
 pub(crate) const BASE_TAR: &str = "var/lib/testhost/base.tar";
 
 /// Size of the (sparse) disk.
 pub(crate) const DISK_SIZE: u64 = 40 << 30;
 
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 19] = [
     "busybox-static",
     "ca-certificates",
     "containerd",
     "curl",
     "docker-buildx",
     "docker-cli",
+    "docker-registry",
     "docker.io",
     "iproute2",
     "iptables",
@@ -40,6 +44,7 @@ const PACKAGES: [&str; 17] = [
     "mount",
     "procps",
     "rsync",
+    "rsyslog",
     "runc",
     "util-linux",
     "xfsprogs",
@@ -55,12 +60,33 @@ pub(crate) fn key() -> u64 {
     hasher.finish()
 }
 
+/// A number for what the base image of another suite is made of.
+pub(crate) fn base_key() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (SCRIPT, MIRROR, std::env::consts::ARCH).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Makes the root filesystem on `device`, which has an empty XFS filesystem.
 pub(crate) fn build(device: &Path, progress: &dyn Fn(&str)) -> Result<()> {
+    let tar = Path::new(STAGE).join(BASE_TAR);
+    let mut words = vec![device.as_os_str(), SUITE.as_ref(), tar.as_os_str()];
+    words.extend(PACKAGES.map(OsStr::new));
+    run_builder(&words, progress)
+}
+
+/// Makes the files of the base image of `suite` as the tar file `tar`, in memory until then.
+pub(crate) fn build_base(suite: &str, tar: &Path, progress: &dyn Fn(&str)) -> Result<()> {
+    let words = [IN_MEMORY.as_ref(), suite.as_ref(), tar.as_os_str()];
+    run_builder(&words, progress)
+}
+
+/// Starts the builder with what [`main`] expects.
+fn run_builder(words: &[&OsStr], progress: &dyn Fn(&str)) -> Result<()> {
     // One pipe for both, so that the builder's own errors are told too.
     let (output, ours) = std::io::pipe().context("make a pipe")?;
     let mut child = reexec::command(Part::Builder)
-        .arg(device)
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(ours.try_clone().context("copy a pipe")?)
         .stderr(ours)
@@ -105,7 +131,15 @@ fn remedy(output: &str) -> &'static str {
 
 /// The builder itself: a shell with the script, in mount and PID namespaces of its own.
 pub(crate) fn main(arguments: &[OsString]) -> Result<u8> {
-    let device = Path::new(arguments.first().context("the device is missing")?);
+    let [device, suite, rest @ ..] = arguments else {
+        bail!("arguments are missing");
+    };
+    let device = Path::new(device);
+    let filesystem = if device == Path::new(IN_MEMORY) {
+        "tmpfs"
+    } else {
+        "xfs"
+    };
     if let Side::Outer(pid) = namespaces::become_pid_1(CloneFlags::empty())? {
         return namespaces::wait(pid);
     }
@@ -121,15 +155,16 @@ pub(crate) fn main(arguments: &[OsString]) -> Result<u8> {
     mount(
         Some(device),
         STAGE,
-        Some("xfs"),
+        Some(filesystem),
         MsFlags::empty(),
         None::<&str>,
     )
     .with_context(|| format!("mount {}", device.display()))?;
     let status = Command::new("sh")
         .args(["-c", &format!("exec 2>&1\n{SCRIPT}"), "rootfs.sh"])
-        .args([STAGE, MIRROR, SUITE, BASE_TAR])
-        .args(PACKAGES)
+        .args([STAGE, MIRROR])
+        .arg(suite)
+        .args(rest)
         .env("PATH", crate::enter::ENVIRONMENT[0].1)
         .stdin(Stdio::null())
         .status()

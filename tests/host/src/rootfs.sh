@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the root filesystem of a test host in $1 from the Debian mirror $2.
 # Runs in mount and PID namespaces of its own; lines that begin with "== " are shown as progress.
-# $3 is the suite, $4 the tar file (below $1) for the base image, the rest are packages.
+# $3 is the suite, $4 the tar file for the base image, the rest are packages: without any, the base
+# image is all that is made.
 set -eu
 target=$1 mirror=$2 suite=$3 image=$4
 shift 4
@@ -11,7 +12,8 @@ echo "== debootstrap $suite"
 debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     "$suite" "$target" "$mirror" /usr/share/debootstrap/scripts/sid
 
-# What debian:*-slim leaves out, and what the official image tells apt.
+# What debian:*-slim leaves out, and what the official image tells apt. A mirror may be a snapshot,
+# whose release files have expired.
 cat >"$target/etc/dpkg/dpkg.cfg.d/docker" <<'CONF'
 path-exclude /usr/share/doc/*
 path-include /usr/share/doc/*/copyright
@@ -19,6 +21,7 @@ path-exclude /usr/share/man/*
 path-exclude /usr/share/locale/*
 CONF
 cat >"$target/etc/apt/apt.conf.d/docker" <<'CONF'
+Acquire::Check-Valid-Until "false";
 Acquire::Languages "none";
 Acquire::GzipIndexes "true";
 Apt::AutoRemove::SuggestsImportant "false";
@@ -28,11 +31,12 @@ rm -rf "$target"/usr/share/man/* "$target"/usr/share/locale/* "$target"/usr/shar
     "$target"/var/lib/apt/lists/* "$target"/var/log/*.log
 find "$target/usr/share/doc" ! -name copyright -type f -delete
 
-echo "== base image"
-mkdir -p "$target/$(dirname "$image")"
+echo "== base image $suite"
+mkdir -p "$(dirname "$image")"
 : >"$target/etc/resolv.conf"
-tar -C "$target" --numeric-owner --one-file-system --exclude="./$image" --exclude='./proc/*' \
-    --exclude='./sys/*' -cf "$target/$image" .
+tar -C "$target" --numeric-owner --one-file-system --exclude=".${image#"$target"}" \
+    --exclude='./proc/*' --exclude='./sys/*' -cf "$image" .
+test $# -gt 0 || exit 0
 
 echo "== packages of the host: $*"
 cat /etc/resolv.conf >"$target/etc/resolv.conf"
