@@ -15,6 +15,6 @@ stop() {
 }
 
 trap stop TERM INT
-dockerd --host="unix://$SOCKET" --data-root="$root" &
+dockerd --host="unix://$SOCKET" --group=123 --data-root="$root" &
 daemon=$!
 wait "$daemon"

@@ -21,6 +21,7 @@ mod stage;
 pub mod stats;
 mod supervisor;
 mod svg;
+mod task;
 
 use std::collections::BTreeMap;
 use std::fs;

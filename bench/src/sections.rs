@@ -18,5 +18,6 @@ pub struct Section {
 pub const SECTIONS: &[Section] = &[
     crate::dindd::SECTION,
     crate::supervisor::SECTION,
+    crate::task::SECTION,
     crate::size::SECTION,
 ];
