@@ -28,7 +28,7 @@ test: programs format lint deny host-files ## everything that can be checked on 
 
 # The whole workspace is named, so that nothing is compiled again with fewer features.
 test-host: build ## the end-to-end tests on the test host
-	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root --test storage --test host --test chain --test sidecar
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root --test storage --test host --test chain --test sidecar --test golden
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace

@@ -11,31 +11,29 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ::golden::{Attached, Patience, Store};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use init::{Children, Signals, exit_code};
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::config::Settings;
+use crate::config::{Engine, Settings};
 
 /// The command.
 pub(crate) const NAME: &str = "golden";
 
 /// Attaches the current version of the store at `dir` to a fresh data-root, if that is possible.
 /// If not, says why: the task starts without images then, and works.
-pub(crate) fn attach(dir: &Path, data_root: &Path, storage_driver: &str) -> Option<Attached> {
-    if storage_driver != ::golden::STORAGE_DRIVER {
-        warn!(
-            storage_driver,
-            "the golden store is skipped: it is for {} only; the task starts without its images",
-            ::golden::STORAGE_DRIVER
-        );
-        return None;
-    }
+pub(crate) fn attach(
+    dir: &Path,
+    data_root: &Path,
+    (storage_driver, engine): (&str, &Engine),
+) -> Option<Attached> {
     let begun = Instant::now();
-    match Store::at(dir).attach(data_root) {
+    let attached =
+        require_suitable(storage_driver, engine).and_then(|()| Store::at(dir).attach(data_root));
+    match attached {
         Ok(attached) => {
             let manifest = attached.version().manifest();
             info!(
@@ -52,6 +50,29 @@ pub(crate) fn attach(dir: &Path, data_root: &Path, storage_driver: &str) -> Opti
             None
         }
     }
+}
+
+/// Refuses an engine that would not look at what is attached.
+fn require_suitable(storage_driver: &str, engine: &Engine) -> Result<()> {
+    if storage_driver != ::golden::STORAGE_DRIVER {
+        bail!(
+            "it is for the storage driver {}, not {storage_driver}",
+            ::golden::STORAGE_DRIVER
+        );
+    }
+    if engine.remapped {
+        bail!("its files have the owners of containers without DINDD_USERNS");
+    }
+    let arguments = engine.arguments.iter();
+    if arguments
+        .into_iter()
+        .any(|argument| argument.ends_with("containerd-snapshotter=true"))
+    {
+        bail!(
+            "the containerd image store, which DINDD_DOCKERD_ARGS asks for, has images of its own"
+        );
+    }
+    Ok(())
 }
 
 /// The command line below `dindd golden`.

@@ -339,7 +339,7 @@ fn attach_golden(
 ) -> Option<::golden::Attached> {
     let store = settings.golden.as_deref()?;
     let phase = report.phase("golden");
-    let attached = golden::attach(store, &root.data(), storage_driver);
+    let attached = golden::attach(store, &root.data(), (storage_driver, &settings.engine));
     phase.done();
     attached
 }
