@@ -71,6 +71,33 @@ class Compose(unittest.TestCase):
                 self.assertEqual(set(paths(self.services[container["name"]]).values()), theirs)
 
 
+class Documents(unittest.TestCase):
+    def test_every_link_leads_to_a_file(self):
+        documents = [TOP / "docs/deploy.md", TOP / "docs/troubleshooting.md", *IMAGES.glob("*/README.md")]
+        self.assertGreaterEqual(len(documents), 5)
+        for document in documents:
+            for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+                if not link.startswith("http"):
+                    path = document.parent / link.split("#")[0]
+                    self.assertTrue(path.exists(), f"{document.name} links to {link}")
+
+    def test_what_troubleshooting_quotes_from_our_programs_is_what_they_print(self):
+        sources = "".join(
+            path.read_text() for top in ("init/src", "supervisor/src", "dindd/src") for path in (TOP / top).rglob("*.rs")
+        )
+        # As they stand in the sources: lines joined, values taken out.
+        sources = re.sub(r"\\\n\s*", "", sources)
+        sources = re.sub(r"\{[a-z_.:?#0-9]*\}|\\\"", "…", sources)
+        text = (TOP / "docs/troubleshooting.md").read_text()
+        for cell in re.findall(r"^\| (.+?) \|", text, re.M):
+            if re.search(r"\[(supervisor|dindd)", cell):
+                for quoted in re.findall(r"`([^`]+)`", cell):
+                    for part in re.split(r"…|bin/Runner.Listener|: \"…\"|\"|: |/var/docker-storage|127\.0\.0\.1:2375", quoted):
+                        part = part.strip(" .,:(/")
+                        if len(part) > 12:
+                            self.assertTrue(part in sources, f"nobody prints {part!r} of {quoted!r}")
+
+
 class Latest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
