@@ -187,6 +187,10 @@ const TESTS: &[(&str, fn())] = &[
     ),
     ("a_port_that_is_taken_is_told", a_port_that_is_taken_is_told),
     (
+        "a_full_volume_is_told_by_its_name",
+        a_full_volume_is_told_by_its_name,
+    ),
+    (
         "a_quota_on_a_volume_that_counts_none_is_refused",
         a_quota_on_a_volume_that_counts_none_is_refused,
     ),
@@ -382,5 +386,12 @@ fn user_namespaces_without_sys_ptrace_are_refused() {
     let mut world = World::start(&["DINDD_USERNS=on", "WITHOUT_SYS_PTRACE=1"]);
     world.ends_with(77);
     world.wait_for("DINDD_USERNS=on needs the capability SYS_PTRACE");
+    assert_eq!(world.journal(), "");
+}
+
+fn a_full_volume_is_told_by_its_name() {
+    let mut world = World::start(&["FULL_STORAGE=1"]);
+    world.ends_with(69);
+    world.wait_for("the storage volume /run/world/storage is full: ");
     assert_eq!(world.journal(), "");
 }

@@ -3,7 +3,8 @@
 //! Owns which flag says what, for engines from 20.10 on; flags that a version lacks are not
 //! passed. Facts: docker/cli `docs/reference/dockerd.md` and moby `cmd/dockerd` of those versions.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -22,6 +23,9 @@ pub(crate) const STANDARD_SOCKET: &str = "/var/run/docker.sock";
 
 /// The first engine whose user networks can be told an MTU by a flag of dockerd.
 const WITH_NETWORK_OPTIONS: u32 = 24;
+
+/// How long a log target may take to accept a connection.
+const LOG_TARGET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long `dockerd --version` may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,27 +116,47 @@ fn log_options(engine: &Engine) -> Vec<(String, String)> {
     engine.log_options.clone()
 }
 
-/// Refuses a log target that dockerd would refuse with less to go on: for `syslog` and `fluentd`
-/// it looks for a unix socket when it starts (moby `daemon/logger/syslog`, `parseAddress`).
+/// Refuses a log target on which nobody listens. For a unix socket that is missing dockerd fails
+/// when it starts, with less to go on (moby `daemon/logger/syslog`, `parseAddress`); for one without
+/// a listener, and for TCP, every container fails. UDP never does.
 ///
 /// # Errors
-/// Names the socket that is missing.
+/// Names the target and the setting.
 pub(crate) fn require_log_target(engine: &Engine) -> Result<()> {
-    let schemes = ["unix://", "unixgram://"];
-    for (key, value) in &engine.log_options {
-        let socket = schemes.iter().find_map(|scheme| value.strip_prefix(scheme));
-        let Some(socket) = socket.filter(|_| key.ends_with("-address")) else {
+    let targets = engine.log_options.iter();
+    for (key, value) in targets.filter(|(key, _)| key.ends_with("-address")) {
+        let Some((scheme, target)) = value.split_once("://") else {
             continue;
         };
-        if let Err(cause) = std::fs::metadata(socket) {
-            bail!(
-                "the log target {socket} is not there ({cause}); mount the directory of that \
+        let connected = match scheme {
+            "unix" => UnixStream::connect(target).map(drop),
+            "unixgram" => UnixDatagram::unbound().and_then(|socket| socket.connect(target)),
+            "tcp" | "tcp+tls" => connect(target),
+            _ => continue,
+        };
+        let Err(cause) = connected else {
+            continue;
+        };
+        match scheme {
+            "tcp" | "tcp+tls" => bail!(
+                "the log target {value} does not answer ({cause}); start it first, or change \
+                 DINDD_LOG_OPTS ({key})"
+            ),
+            _ => bail!(
+                "nobody listens on the log target {target} ({cause}); mount the directory of that \
                  socket into this container and start its owner first, or change DINDD_LOG_OPTS \
                  ({key})"
-            );
+            ),
         }
     }
     Ok(())
+}
+
+fn connect(target: &str) -> std::io::Result<()> {
+    let mut addresses = target.to_socket_addrs()?;
+    let nobody = || std::io::Error::other("it has no address");
+    let address = addresses.next().ok_or_else(nobody)?;
+    TcpStream::connect_timeout(&address, LOG_TARGET_PATIENCE).map(drop)
 }
 
 /// The engine's major version.
@@ -246,14 +270,33 @@ mod tests {
     }
 
     #[test]
-    fn a_log_target_that_is_missing_is_named_with_its_remedy() {
-        let target = |value: &str| Engine {
-            log_options: vec![("syslog-address".into(), value.into())],
-            ..engine()
-        };
-        require_log_target(&target("udp://127.0.0.1:1")).unwrap();
-        require_log_target(&target("unixgram:///dev/null")).unwrap();
-        let error = require_log_target(&target("unixgram:///nowhere/log")).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/log"), "{error}");
+    fn a_log_target_without_a_listener_is_named_with_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let datagrams = folder.path().join("datagrams");
+        let _datagrams = UnixDatagram::bind(&datagrams).unwrap();
+        let stale = folder.path().join("stale");
+        drop(UnixDatagram::bind(&stale).unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (value, good) in [
+            ("udp://127.0.0.1:1".to_owned(), true),
+            (format!("unixgram://{}", datagrams.display()), true),
+            (format!("unixgram://{}", stale.display()), false),
+            (format!("unix://{}", datagrams.display()), false),
+            ("unixgram:///nowhere/log".to_owned(), false),
+            (format!("tcp://127.0.0.1:{port}"), true),
+            ("tcp://127.0.0.1:1".to_owned(), false),
+        ] {
+            let engine = Engine {
+                log_options: vec![("syslog-address".into(), value.clone())],
+                ..engine()
+            };
+            let found = require_log_target(&engine);
+            assert_eq!(found.is_ok(), good, "{value}: {found:?}");
+            if let Err(error) = found {
+                let text = error.to_string();
+                assert!(text.contains("DINDD_LOG_OPTS (syslog-address)"), "{text}");
+            }
+        }
     }
 }

@@ -234,14 +234,18 @@ async fn preconditions(settings: &Settings, report: &Report) -> Result<(), Stop>
     let phase = report.phase("storage");
     storage::require_suitable(&settings.storage, settings.allow_any_fs)
         .map_err(Stop::Unavailable)?;
-    let space = storage::Space::of(&settings.storage).map_err(Stop::Unavailable)?;
-    if space.is_tight() {
+    let space = || storage::Space::of(&settings.storage).map_err(Stop::Unavailable);
+    let mut free = space()?;
+    if free.is_tight() {
         warn!(
-            free_bytes = space.free_bytes,
+            free_bytes = free.free_bytes,
             "the storage volume is nearly full"
         );
         reap_orphans(settings).await;
+        free = space()?;
     }
+    free.require_enough(&settings.storage)
+        .map_err(Stop::Unavailable)?;
     phase.done();
     Ok(())
 }

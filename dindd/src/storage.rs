@@ -18,6 +18,9 @@ const XFS: u64 = 0x5846_5342;
 /// that the host's Docker uses.
 const FROM_THE_HOSTS_DOCKER: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 
+/// What dockerd needs to start at all: it writes a few databases, and containers some files each.
+const LEAST_BYTES: u64 = 32 << 20;
+
 /// Share of the volume below which it counts as full, in percent.
 const TIGHT_PERCENT: u64 = 10;
 
@@ -99,6 +102,25 @@ impl Space {
         })
     }
 
+    /// Refuses a volume on which dockerd could not even start: it would take long to say so, and
+    /// name a file.
+    ///
+    /// # Errors
+    /// Names the volume.
+    pub(crate) fn require_enough(self, storage: &Path) -> Result<()> {
+        if self.free_bytes >= LEAST_BYTES {
+            return Ok(());
+        }
+        bail!(
+            "the storage volume {} is full: {} of {} MiB are free and dindd needs {}; make it \
+             larger, or remove what is not dindd's from it",
+            storage.display(),
+            self.free_bytes >> 20,
+            self.total_bytes >> 20,
+            LEAST_BYTES >> 20
+        )
+    }
+
     /// Whether so little is left that orphans must go before dockerd starts.
     pub(crate) fn is_tight(self) -> bool {
         self.free_bytes < self.total_bytes / 100 * TIGHT_PERCENT
@@ -131,6 +153,23 @@ mod tests {
         let root = fs::metadata("/").unwrap().dev();
         assert_eq!(shares_its_device(root), Some("/".into()));
         assert_eq!(shares_its_device(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_full_volume_is_named() {
+        let space = |free_bytes| Space {
+            total_bytes: 10 << 30,
+            free_bytes,
+        };
+        let volume = Path::new("/volume");
+        space(LEAST_BYTES).require_enough(volume).unwrap();
+        let error = space(LEAST_BYTES - 1).require_enough(volume).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("/volume is full: 31 of 10240 MiB"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -146,17 +146,25 @@ fn start(program: &str, variables: impl Iterator<Item = String>) -> Child {
     let mut command = command(program);
     for variable in variables {
         let (name, value) = variable.split_once('=').unwrap();
-        if name == "WITHOUT_SYS_PTRACE" {
-            drop_sys_ptrace();
-            continue;
+        match name {
+            "WITHOUT_SYS_PTRACE" => drop_sys_ptrace(),
+            "FULL_STORAGE" => fill_storage(),
+            _ => {
+                command.env(name, value);
+            }
         }
-        command.env(name, value);
     }
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// A volume of two megabytes has less than dockerd needs.
+fn fill_storage() {
+    let flags = MsFlags::MS_REMOUNT;
+    mount(None::<&str>, STORAGE, None::<&str>, flags, Some("size=2m")).unwrap();
 }
 
 /// What this process starts from now on has it not.
