@@ -75,7 +75,7 @@ impl Isolation {
     pub(crate) fn root_mount(self) -> RootMount {
         match self {
             Self::Plain => RootMount::Shared,
-            Self::Wrapped(_) => RootMount::Guarded,
+            Self::Wrapped(_) => RootMount::Slave,
         }
     }
 

@@ -17,12 +17,12 @@
 //!
 //! None of it is shared with the container's own mounts while it is made, or those would follow.
 //! All of it is shared when it is done: then `-v …:shared` works, and dockerd does not bind its
-//! data-root onto itself (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`). Where
-//! containers are started without `pivot_root`, runc unmounts `/proc` and `/sys` before it moves the
-//! container's root (runc `libcontainer/rootfs_linux.go`, `msMoveRoot`), and for a container with a
-//! shared volume that would reach dockerd's own: a mount on it keeps `/proc` where it is. With user
-//! namespaces there can be none, and `/` itself is not shared but a slave of dindd's own `/`, so
-//! that `-v /:/host:rslave` works.
+//! data-root onto itself (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`). Only `/`
+//! itself is not where containers are started without `pivot_root`: runc then unmounts `/proc` and
+//! `/sys` and moves the container's root over `/` (runc `libcontainer/rootfs_linux.go`,
+//! `msMoveRoot`), and for a container with a shared volume both would happen to dockerd's own. There
+//! `/` is a slave of dindd's own `/`, so that `-v /:/host:rslave` works. The task's volumes are
+//! mounts of their own and can be shared everywhere.
 
 use std::path::{Path, PathBuf};
 
@@ -60,8 +60,7 @@ pub(crate) struct View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum RootMount {
     Shared,
-    /// Shared, but what containers unmount themselves stays.
-    Guarded,
+    Slave,
 }
 
 /// Makes our own `/` one that dockerd's can be a slave of. Call it before dockerd's namespace is
@@ -96,9 +95,7 @@ pub(crate) fn arrange(view: &View) -> Result<()> {
     propagate(MsFlags::MS_REC | MsFlags::MS_SHARED)?;
     match view.root {
         RootMount::Shared => Ok(()),
-        // A mount on /proc would keep user namespaces from having one.
-        RootMount::Guarded if view.remapped => propagate(MsFlags::MS_SLAVE),
-        RootMount::Guarded => guard_proc(),
+        RootMount::Slave => propagate(MsFlags::MS_SLAVE),
     }
 }
 
@@ -135,28 +132,6 @@ fn hide(folder: &Path, what: &str) -> Result<()> {
         .with_context(|| format!("cannot cover {}", folder.display()))?;
     }
     Ok(())
-}
-
-/// An unmount that comes from a container takes nothing away that has a mount on it, other than one
-/// of that container's (fs/pnode.c, `propagate_umount`). So `/proc` gets one, and `/sys` has one.
-fn guard_proc() -> Result<()> {
-    let file = Path::new("/proc/version");
-    mount(
-        Some(file),
-        file,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .context("cannot guard /proc by a mount on it")?;
-    mount(
-        None::<&str>,
-        file,
-        None::<&str>,
-        MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .context("cannot make a mount on /proc private")
 }
 
 fn renew_proc() -> Result<()> {
