@@ -20,15 +20,16 @@ demo: build ## one task and its job, from nothing to nothing, shown as it happen
 # Programs that the tests and checks call, by the names of their packages.
 PROGRAMS = curl jq packer rsync shellcheck
 MISSING = $(strip $(foreach program,$(PROGRAMS),$(if $(shell command -v $(program)),,$(program))) \
+	$(if $(shell python3 -c 'import ensurepip' 2>&1),python3-venv) \
 	$(if $(shell command -v systemd-analyze),,systemd) $(if $(shell command -v mkfs.xfs),,xfsprogs))
 
-test: programs format lint deny host-files ## everything that can be checked on one machine
+test: programs format lint deny host-files images-check ## everything that can be checked on one machine
 	$(CARGO) test --workspace
 	$(MAKE) test-host
 
 # The whole workspace is named, so that nothing is compiled again with fewer features.
-test-host: build ## the end-to-end tests on the test host
-	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root --test storage --test host --test chain --test sidecar --test golden
+test-host: build images-programs ## the end-to-end tests on the test host
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root --test storage --test host --test chain --test sidecar --test golden --test stack
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace
@@ -72,3 +73,23 @@ bench-record: bench ## the same, and make the figures those of record (docs/benc
 
 bench-programs:
 	$(if $(MISSING_PEERS),$(AS_ROOT) apt-get update && $(AS_ROOT) apt-get install -y --no-install-recommends $(MISSING_PEERS))
+
+# The images. What checks them comes from PyPI, in the versions of tests/images/requirements.txt.
+PYTHON = target/tools/python
+
+.PHONY: images images-programs images-check
+
+images: ## the images of a task, with Docker or, where it reaches no registry, on a test host
+	MAKE="$(MAKE)" images/make.sh
+
+images-programs: ## the programs as the images have them: static, the same bytes for the same commit
+	images/build.sh target/images/build/out
+
+images-check: programs $(PYTHON)/installed ## Dockerfiles, compose and ECS files by linters, AWS's models and moto
+	$(PYTHON)/bin/python tests/images/check_images.py
+	$(PYTHON)/bin/python tests/images/check_ecs.py
+
+$(PYTHON)/installed: tests/images/requirements.txt
+	python3 -m venv $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@

@@ -1,0 +1,181 @@
+//! What is in the images, and what is not.
+
+use anyhow::{Result, ensure};
+use chain::Stage;
+use chain::driver::Case;
+
+use crate::build::TASK_IMAGES;
+use crate::project::lay_out;
+
+pub(crate) const CASES: [Case; 4] = [
+    (
+        "the_programs_are_static_stripped_and_know_no_folder_of_their_build",
+        the_programs_are_static_stripped_and_know_no_folder_of_their_build,
+    ),
+    (
+        "no_image_has_a_secret_or_a_package_list_in_its_history",
+        no_image_has_a_secret_or_a_package_list_in_its_history,
+    ),
+    (
+        "the_image_for_fargate_has_no_docker_and_the_other_has",
+        the_image_for_fargate_has_no_docker_and_the_other_has,
+    ),
+    (
+        "a_job_becomes_root_by_sudo_only_where_the_operator_says_so",
+        a_job_becomes_root_by_sudo_only_where_the_operator_says_so,
+    ),
+];
+
+fn shell(stage: &Stage, image: &str, script: &str) -> Result<String> {
+    let docker = [
+        "docker",
+        "run",
+        "--rm",
+        "--entrypoint=bash",
+        image,
+        "-ec",
+        script,
+    ];
+    stage.host().run(docker)
+}
+
+fn the_programs_are_static_stripped_and_know_no_folder_of_their_build(stage: &Stage) -> Result<()> {
+    lay_out(stage)?;
+    let programs = [("ecs-runner", "supervisor"), ("ecs-dind", "dindd")];
+    for (image, program) in programs {
+        let path = format!("/usr/local/bin/{program}");
+        // ldd says it of static programs, and of none that has an interpreter.
+        let said = shell(stage, image, &format!("ldd {path} 2>&1 || true"))?;
+        ensure!(
+            said.contains("statically linked") || said.contains("not a dynamic executable"),
+            "{program}: {said}"
+        );
+        let version = stage
+            .host()
+            .run(["docker", "run", "--rm", image, "--version"])?;
+        ensure!(version.starts_with(program), "{program} says {version}");
+    }
+    let file = shell(stage, "ecs-runner", "file /usr/local/bin/supervisor")?;
+    ensure!(file.contains(", stripped"), "{file}");
+    let top = crate::build::top().display().to_string();
+    let found = shell(
+        stage,
+        "ecs-runner",
+        &format!("grep --count --text --fixed-strings '{top}/' /usr/local/bin/supervisor || true"),
+    )?;
+    ensure!(found.trim() == "0", "supervisor knows {top}");
+    Ok(())
+}
+
+fn no_image_has_a_secret_or_a_package_list_in_its_history(stage: &Stage) -> Result<()> {
+    lay_out(stage)?;
+    for image in TASK_IMAGES {
+        let tag = image.tag;
+        let host = stage.host();
+        let history = host.run([
+            "docker",
+            "history",
+            "--no-trunc",
+            "--format={{.CreatedBy}}",
+            tag,
+        ])?;
+        let config = host.run([
+            "docker",
+            "image",
+            "inspect",
+            "--format={{json .Config}}",
+            tag,
+        ])?;
+        for word in [
+            "GITHUB_",
+            "TOKEN",
+            "PRIVATE_KEY",
+            "PASSWORD",
+            "ghp_",
+            "BEGIN ",
+        ] {
+            ensure!(!history.contains(word), "{tag}: {word} in {history}");
+            ensure!(!config.contains(word), "{tag}: {word} in {config}");
+        }
+        for label in [
+            "title",
+            "description",
+            "licenses",
+            "version",
+            "revision",
+            "created",
+        ] {
+            let label = format!("org.opencontainers.image.{label}");
+            ensure!(
+                config.contains(&label),
+                "{tag} has no label {label}: {config}"
+            );
+        }
+        ensure!(
+            config.contains("0123abc"),
+            "{tag} does not tell its commit: {config}"
+        );
+        let caches = "ls -A /var/lib/apt/lists /root /tmp | grep -v -e : -e '^$' -e '^\\.bashrc$' -e '^\\.profile$' || true";
+        let caches = shell(stage, tag, caches)?;
+        ensure!(caches.is_empty(), "{tag} has caches: {caches}");
+    }
+    Ok(())
+}
+
+fn the_image_for_fargate_has_no_docker_and_the_other_has(stage: &Stage) -> Result<()> {
+    lay_out(stage)?;
+    shell(
+        stage,
+        "ecs-runner",
+        "docker --version; docker buildx version; docker compose version",
+    )?;
+    let script = "! command -v docker; id runner; test -d /opt/hostedtoolcache; git --version; \
+        test $(stat -c %U /home/runner/bin/Runner.Listener) = runner; test -d /home/runner/externals.dist; \
+        getent group 123 | grep -q runner";
+    for image in ["ecs-runner:fargate", "ecs-runner"] {
+        let script = if image == "ecs-runner" {
+            script.replace("! command -v docker; ", "")
+        } else {
+            script.to_owned()
+        };
+        shell(stage, image, &script)?;
+    }
+    // It asks for nothing that Fargate does not give.
+    let check = stage.host().run([
+        "sh",
+        "-c",
+        "docker run --rm --cap-drop=ALL --cap-add=CHOWN --cap-add=DAC_OVERRIDE --cap-add=FOWNER \
+         --cap-add=KILL --cap-add=SETGID --cap-add=SETUID --env=GITHUB_URL=https://github.com/acme \
+         --env=GITHUB_PAT=x ecs-runner:fargate check 2>&1 || true",
+    ])?;
+    ensure!(!check.contains("Docker does not"), "{check}");
+    Ok(())
+}
+
+/// What a step of a job does; the supervisor is asked for a job's start by way of its own `run`.
+fn a_job_becomes_root_by_sudo_only_where_the_operator_says_so(stage: &Stage) -> Result<()> {
+    lay_out(stage)?;
+    for (setting, expected) in [("off", "refused"), ("on", "root")] {
+        let name = format!("sudo-{setting}");
+        let mut job = github_double::JobSpec::new("acme/widgets", &name).step(
+            "Become root",
+            "if [ \"$(sudo --non-interactive id -u 2>/dev/null)\" = 0 ]; then echo it is root; else echo it is refused; fi",
+        );
+        job.runs_on = vec![name.clone()];
+        let job = stage.github().queue(stage.host(), &job)?;
+        let url = format!("--env=GITHUB_URL={}", stage.github().repository_url());
+        let line = format!(
+            "docker run --rm --env=GITHUB_PAT=ghp_a_token_for_the_double_only {url} \
+             --env=RUNNER_LABELS={name} --env=RUNNER_SUDO={setting} \
+             --env=ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1 ecs-runner:fargate 2>&1"
+        );
+        let said = stage.host().run(["sh", "-c", &line])?;
+        let conclusion = stage.github().conclusion(stage.host(), &job)?;
+        ensure!(
+            conclusion.as_deref() == Some("succeeded")
+                && said.contains(&format!("it is {expected}")),
+            "with RUNNER_SUDO={setting} the job ended as {conclusion:?}:\n{said}"
+        );
+    }
+    Ok(())
+}
