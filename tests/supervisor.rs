@@ -13,6 +13,8 @@
 mod caches;
 #[path = "supervisor/commands.rs"]
 mod commands;
+#[path = "supervisor/docker_double.rs"]
+mod docker_double;
 #[path = "supervisor/ecs.rs"]
 mod ecs;
 #[path = "supervisor/ecs_double.rs"]
@@ -29,3 +31,9 @@ mod listener;
 mod settings;
 #[path = "supervisor/stop.rs"]
 mod stop;
+#[path = "supervisor/table.rs"]
+mod table;
+#[path = "supervisor/table_faults.rs"]
+mod table_faults;
+#[path = "supervisor/table_phases.rs"]
+mod table_phases;

@@ -24,6 +24,13 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks whether a busy runner is idle.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(15);
+/// The end of a job takes GitHub a moment; a wait that is longer is told.
+const TELL_AT: Duration = Duration::from_secs(2);
+/// How often a removal that was refused is tried again: what is refused now may be a token that
+/// ran out or a failure on the other side, and giving up leaves a registration.
+const REFUSALS: u32 = 3;
+const REFUSAL_PAUSE: Duration = Duration::from_millis(500);
 
 /// What may be ours at GitHub, or was a former life's.
 #[derive(Clone, Debug, Default)]
@@ -177,15 +184,36 @@ impl Registration {
         Ok(Removal::Gone)
     }
 
-    /// Removes it, and waits for its job's end if it has one.
-    pub(crate) async fn remove(&mut self, deadline: Deadline) -> Result<Removal, Error> {
+    /// Removes it, for as long as `answer` as far as GitHub does not answer well. A job that it has
+    /// is waited for until `lock`: GitHub takes a job that nobody reports any more for running
+    /// until its lock ends, some ten minutes after the last sign of life.
+    pub(crate) async fn remove(
+        &mut self,
+        answer: Deadline,
+        lock: Deadline,
+    ) -> Result<Removal, Error> {
+        let (mut answer, mut pause, mut busy) = (answer, BUSY_PAUSE, false);
         loop {
-            let removal = self.remove_if_idle(deadline).await?;
-            self.remove_dead_namesakes(deadline).await;
-            if removal == Removal::Gone || deadline.remaining() <= BUSY_PAUSE {
-                return Ok(removal);
+            let removal = self.remove_if_idle(answer).await;
+            self.remove_dead_namesakes(answer).await;
+            match removal {
+                Ok(Removal::Gone) => return Ok(Removal::Gone),
+                Ok(Removal::Busy) => busy = true,
+                // A failure during the wait is not the end of it.
+                Err(error) if !busy || lock.remaining() <= pause => return Err(error),
+                Err(_) => {}
             }
-            tokio::time::sleep(BUSY_PAUSE).await;
+            if lock.remaining() <= pause {
+                return Ok(Removal::Busy);
+            }
+            if pause == TELL_AT {
+                tracing::info!(
+                    "GitHub keeps the registration until its job's lock ends, some ten minutes after the job's last sign of life; waiting for it"
+                );
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_BUSY_PAUSE);
+            answer = lock.at_most(LONGEST_BUSY_PAUSE);
         }
     }
 
@@ -213,13 +241,23 @@ impl Registration {
 
     async fn delete(&self, id: u64, deadline: Deadline) -> Result<Removal, Error> {
         let client = &self.client;
-        let deleted = retry::until(deadline, "remove the registration", async || {
-            client.delete(id).await
-        });
-        match deleted.await {
-            Ok(()) => Ok(Removal::Gone),
-            Err(Error::Unprocessable(_)) => Ok(Removal::Busy),
-            Err(other) => Err(other),
+        let mut refusals = 0;
+        loop {
+            let deleted = retry::until(deadline, "remove the registration", async || {
+                client.delete(id).await
+            });
+            let error = match deleted.await {
+                Ok(()) => return Ok(Removal::Gone),
+                Err(Error::Unprocessable(_)) => return Ok(Removal::Busy),
+                Err(error) => error,
+            };
+            let pause = REFUSAL_PAUSE.saturating_mul(1 << refusals);
+            if refusals == REFUSALS || deadline.remaining() <= pause || error.may_pass() {
+                return Err(error);
+            }
+            refusals += 1;
+            tracing::warn!(%error, "the registration's removal was refused; trying again");
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -33,9 +33,12 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(5);
 /// The question whether an idle runner is idle: a runner that nobody uses is gone within 2 s.
 const IDLE_CHECK: Duration = Duration::from_millis(1500);
-/// When nobody waits for us: a publisher that needs longer has no store.
-const CALM: Duration = Duration::from_secs(600);
-const CALM_GITHUB: Duration = Duration::from_secs(60);
+/// When nobody waits for us. GitHub's lock on a job whose runner died lasts about ten minutes.
+const CALM: Duration = Duration::from_secs(960);
+/// A publisher that needs longer has no store.
+const CALM_STORE: Duration = Duration::from_secs(600);
+/// Longer than the pause of a rate limit that does not say how long it lasts.
+const CALM_GITHUB: Duration = Duration::from_secs(180);
 /// After a second signal.
 const HURRY: Duration = Duration::from_secs(5);
 
@@ -92,7 +95,7 @@ pub(crate) async fn settle(
     }
     let (removed, (), ()) = tokio::join!(
         deregister(task, registration, deadline),
-        publish(task, condition, deadline),
+        publish(task, condition, deadline.at_most(CALM_STORE)),
         task.ecs.release(deadline),
     );
     task.left_behind.set(!removed);
@@ -257,8 +260,8 @@ async fn deregister(
         return true;
     };
     let phase = task.progress.begin("deregister");
-    let deadline = deadline.at_most(CALM_GITHUB);
-    match registration.remove(deadline).await {
+    let answer = deadline.at_most(CALM_GITHUB);
+    match registration.remove(answer, deadline).await {
         Ok(Removal::Gone) => {
             phase.done("gone");
             true

@@ -32,6 +32,11 @@ pub(crate) struct Trial {
 
 impl Trial {
     pub(crate) fn new() -> Self {
+        Self::with_job_lock(Options::default().job_lock)
+    }
+
+    /// GitHub takes a job whose runner is silent that long for running.
+    pub(crate) fn with_job_lock(job_lock: Duration) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         static SWEEP: Once = Once::new();
         let place = place();
@@ -42,6 +47,7 @@ impl Trial {
         let double = GithubDouble::start(Options {
             pat: Some(PAT.to_owned()),
             scopes: vec![REPOSITORY.parse().unwrap(), "acme".parse().unwrap()],
+            job_lock,
             ..Options::default()
         })
         .unwrap();
@@ -93,6 +99,16 @@ impl Trial {
     /// Tells the rsync that goes this way what to do: `hang`, or an exit code.
     pub(crate) fn rsync(&self, way: &str, fault: &str) {
         fs::write(self.path(&format!("rsync-{way}")), fault).unwrap();
+    }
+
+    /// The store, from now on, answers nobody who reads or writes it.
+    pub(crate) fn hang_store(&self, way: &str) {
+        self.rsync(way, "hang");
+    }
+
+    /// Whoever copies this way finds the disk full.
+    pub(crate) fn fill_disk(&self, way: &str) {
+        self.rsync(way, "11");
     }
 
     /// Tells the runner's stand-in how to misbehave.
@@ -220,6 +236,22 @@ impl Trial {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(self.processes(), [""; 0], "{case}: processes are left");
+    }
+
+    /// Ends what a killed supervisor left: processes with an environment of the trial's.
+    pub(crate) fn kill_orphans(&self) {
+        let mark = format!("FAKES={}", self.root.display());
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let ours = environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes());
+            let pid = entry.file_name().to_string_lossy().parse();
+            if let (true, Ok(pid)) = (ours, pid) {
+                // It may have ended by itself.
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+        }
     }
 
     /// Processes whose program or working directory is the trial's.
