@@ -187,6 +187,10 @@ const TESTS: &[(&str, fn())] = &[
     ),
     ("a_port_that_is_taken_is_told", a_port_that_is_taken_is_told),
     (
+        "check_tells_every_precondition_also_while_dindd_runs",
+        check_tells_every_precondition_also_while_dindd_runs,
+    ),
+    (
         "a_full_volume_is_told_by_its_name",
         a_full_volume_is_told_by_its_name,
     ),
@@ -394,4 +398,16 @@ fn a_full_volume_is_told_by_its_name() {
     world.ends_with(69);
     world.wait_for("the storage volume /run/world/storage is full: ");
     assert_eq!(world.journal(), "");
+}
+
+fn check_tells_every_precondition_also_while_dindd_runs() {
+    let mut world = World::start(&[]);
+    world.wait_for(HEALTHY);
+    world.tell("check");
+    world.wait_for(
+        "check 0 capabilities seccomp cgroup filesystem space quota engine iptables modules sysctls \
+         mirrors log-target health-port",
+    );
+    world.tell("TERM");
+    world.ends_with(0);
 }

@@ -4,6 +4,7 @@
 //! that outlives it.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::Result;
 use init::{Children, exit_code};
@@ -12,7 +13,10 @@ use tracing::error;
 
 use crate::config::{Settings, Tcp};
 use crate::isolation::Isolation;
-use crate::{cgroup, dockerd, firewall, health_server, isolation, mirrors, privileges, storage};
+use crate::{
+    cgroup, dockerd, firewall, health, health_server, isolation, kernel, mirrors, privileges,
+    quota, storage,
+};
 
 /// What was found for one precondition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,21 +82,21 @@ fn would_run(rows: &[Row]) -> bool {
 async fn rows(settings: &Settings, children: &Children) -> Vec<Row> {
     let storage = &settings.storage;
     let suitable = storage::require_suitable(storage, settings.allow_any_fs);
-    let address = format!("{} is free", settings.health_addr);
     vec![
-        Row::of(
-            "capabilities",
-            privileges::require().map(|()| "SYS_ADMIN, NET_ADMIN".into()),
-        ),
-        Row::of("storage", suitable.map(|()| storage.display().to_string())),
-        space(settings),
+        capabilities(settings),
+        seccomp(children).await,
         Row::of(
             "cgroup",
             cgroup::require_own_namespace()
                 .and_then(|()| cgroup::require_our_own(&settings.cgroup))
                 .map(|()| "v2, a namespace of its own".into()),
         ),
-        isolation(children).await,
+        Row::of(
+            "filesystem",
+            suitable.map(|()| storage.display().to_string()),
+        ),
+        space(settings),
+        quota(settings),
         Row::of(
             "engine",
             dockerd::major_version(children)
@@ -103,30 +107,17 @@ async fn rows(settings: &Settings, children: &Children) -> Vec<Row> {
             "iptables",
             firewall::choose(children)
                 .await
-                .map(|found| format!("{found:?}")),
+                .map(|found| found.to_string()),
         ),
+        modules(),
+        sysctls(settings),
         mirrors(settings).await,
         Row::of(
             "log-target",
             dockerd::require_log_target(&settings.engine)
                 .map(|()| settings.engine.log_driver.clone()),
         ),
-        match settings.engine.tcp {
-            Tcp::Health => Row::of(
-                "health-port",
-                health_server::bind(settings.health_addr)
-                    .await
-                    .map(|_| address),
-            ),
-            Tcp::Full => Row::new(
-                "health-port",
-                Verdict::Weak,
-                format!(
-                    "DINDD_TCP=full: {} is root for whoever reaches it",
-                    settings.health_addr
-                ),
-            ),
-        },
+        health_port(settings).await,
     ]
 }
 
@@ -138,6 +129,9 @@ fn space(settings: &Settings) -> Row {
             } else {
                 Verdict::Ok
             };
+            if let Err(cause) = space.require_enough(&settings.storage) {
+                return Row::new("space", Verdict::Missing, cause.to_string());
+            }
             let mebibytes = |bytes: u64| bytes >> 20;
             let (free, total) = (mebibytes(space.free_bytes), mebibytes(space.total_bytes));
             Row::new("space", verdict, format!("{free} of {total} MiB free"))
@@ -146,16 +140,70 @@ fn space(settings: &Settings) -> Row {
     }
 }
 
-async fn isolation(children: &Children) -> Row {
+async fn health_port(settings: &Settings) -> Row {
+    let address = settings.health_addr;
+    let name = "health-port";
+    if settings.engine.tcp == Tcp::Full {
+        let detail = format!("DINDD_TCP=full: {address} is root for whoever reaches it");
+        return Row::new(name, Verdict::Weak, detail);
+    }
+    match health_server::bind(address).await {
+        Ok(_) => Row::new(name, Verdict::Ok, format!("{address} is free")),
+        // In the container of a dindd that runs, the port is its own.
+        Err(_) if health::is_served(address).await => {
+            Row::new(name, Verdict::Ok, format!("dindd serves {address}"))
+        }
+        Err(cause) => Row::new(name, Verdict::Missing, format!("{cause:#}")),
+    }
+}
+
+fn capabilities(settings: &Settings) -> Row {
+    let remapped = settings.engine.remapped;
+    let found = privileges::require().and_then(|()| match remapped {
+        true => privileges::require_tracing().map(|()| "SYS_ADMIN, NET_ADMIN, SYS_PTRACE"),
+        false => Ok("SYS_ADMIN, NET_ADMIN"),
+    });
+    Row::of("capabilities", found.map(str::to_owned))
+}
+
+fn quota(settings: &Settings) -> Row {
+    let Some(bytes) = settings.quota else {
+        return Row::new("quota", Verdict::Ok, "none asked for (DINDD_QUOTA)");
+    };
+    let found = quota::require(&settings.storage);
+    Row::of("quota", found.map(|()| format!("{} MiB", bytes >> 20)))
+}
+
+fn modules() -> Row {
+    let unseen = kernel::unseen_modules(Path::new("/"));
+    if unseen.is_empty() {
+        return Row::new("modules", Verdict::Ok, "all are there");
+    }
+    let detail = format!(
+        "no trace of {}: unless they are part of the kernel, load them on the host \
+         (/etc/modules-load.d)",
+        unseen.join(", ")
+    );
+    Row::new("modules", Verdict::Weak, detail)
+}
+
+fn sysctls(settings: &Settings) -> Row {
+    let (told, enough) = kernel::sysctls(Path::new("/"), settings.engine.remapped);
+    let verdict = if enough { Verdict::Ok } else { Verdict::Weak };
+    Row::new("sysctls", verdict, told)
+}
+
+/// What the filter lets through decides how containers are kept apart.
+async fn seccomp(children: &Children) -> Row {
     let chosen = match isolation::probe(children).await {
         Ok(allowed) => Isolation::strongest(allowed),
-        Err(cause) => return Row::new("isolation", Verdict::Missing, format!("{cause:#}")),
+        Err(cause) => return Row::new("seccomp", Verdict::Missing, format!("{cause:#}")),
     };
     match chosen {
-        Isolation::Plain => Row::new("isolation", Verdict::Ok, chosen.to_string()),
+        Isolation::Plain => Row::new("seccomp", Verdict::Ok, chosen.to_string()),
         Isolation::Wrapped(_) => {
             let detail = format!("{chosen}; stronger would be: {}", chosen.stronger());
-            Row::new("isolation", Verdict::Weak, detail)
+            Row::new("seccomp", Verdict::Weak, detail)
         }
     }
 }

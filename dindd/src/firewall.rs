@@ -5,6 +5,7 @@
 //! already has rules in this network namespace decides (docker-library/docker
 //! `dockerd-entrypoint.sh` knows the same rule).
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,15 @@ pub(crate) async fn choose(children: &Children) -> Result<Flavour> {
         );
     }
     Ok(Flavour::Legacy)
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Installed => "iptables as it is installed",
+            Self::Legacy => "iptables-legacy",
+        })
+    }
 }
 
 impl Flavour {

@@ -138,6 +138,22 @@ async fn first_answer(socket: &Path) -> Result<Docker> {
     Ok(client)
 }
 
+/// Whether something answers there as Docker and dindd do, well or not.
+pub(crate) async fn is_served(address: SocketAddr) -> bool {
+    let url = format!("http://{address}");
+    let Ok(client) = Docker::connect_with_http(&url, HEALTH_PATIENCE, API_DEFAULT_VERSION) else {
+        return false;
+    };
+    match tokio::time::timeout(Duration::from_secs(HEALTH_PATIENCE), client.ping()).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(cause)) => matches!(
+            cause,
+            bollard::errors::Error::DockerResponseServerError { .. }
+        ),
+        Err(_) => false,
+    }
+}
+
 /// `dindd health`: asks a running dindd; the code to exit with.
 pub(crate) async fn ask(address: SocketAddr) -> u8 {
     let asked = async {

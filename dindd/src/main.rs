@@ -16,6 +16,7 @@ mod health;
 mod health_server;
 mod inside;
 mod isolation;
+mod kernel;
 mod lifecycle;
 mod mirrors;
 mod mounts;

@@ -195,6 +195,17 @@ fn obey(program: &str, dindd: Pid) {
                 let output = command(program).arg("health").output().unwrap();
                 say(&format!("health {}", output.status.code().unwrap()));
             }
+            "check" => {
+                let output = command(program).args(["check", "--json"]).output().unwrap();
+                let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                let rows = told["checks"].as_array().unwrap().iter();
+                let names: Vec<_> = rows.filter_map(|row| row["name"].as_str()).collect();
+                say(&format!(
+                    "check {} {}",
+                    output.status.code().unwrap(),
+                    names.join(" ")
+                ));
+            }
             "count" => say(&format!("roots {}", fs::read_dir(STORAGE).unwrap().count())),
             "orphan" => {
                 let folder = format!("{STORAGE}/{:032x}/data/x", 7);
