@@ -12,7 +12,7 @@ use chain::Stage;
 /// Where the host has the repository's `images/`.
 pub(crate) const IMAGES: &str = "/run/stack/images";
 /// Where it has the folder with `out/supervisor` and `out/dindd`.
-const PROGRAMS: &str = "/run/stack/build";
+pub(crate) const PROGRAMS: &str = "/run/stack/build";
 /// Where the stage laid out the runner's stand-in.
 const STAND_IN: &str = "/run/chain/stages/download";
 

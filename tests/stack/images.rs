@@ -4,13 +4,17 @@ use anyhow::{Result, ensure};
 use chain::Stage;
 use chain::driver::Case;
 
-use crate::build::TASK_IMAGES;
+use crate::build::{PROGRAMS, TASK_IMAGES, top};
 use crate::project::lay_out;
 
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 5] = [
     (
         "the_programs_are_static_stripped_and_know_no_folder_of_their_build",
         the_programs_are_static_stripped_and_know_no_folder_of_their_build,
+    ),
+    (
+        "the_dockerfiles_compile_the_checkout_by_themselves",
+        the_dockerfiles_compile_the_checkout_by_themselves,
     ),
     (
         "no_image_has_a_secret_or_a_package_list_in_its_history",
@@ -57,13 +61,35 @@ fn the_programs_are_static_stripped_and_know_no_folder_of_their_build(stage: &St
     }
     let file = shell(stage, "ecs-runner", "file /usr/local/bin/supervisor")?;
     ensure!(file.contains(", stripped"), "{file}");
-    let top = crate::build::top().display().to_string();
+    let top = top().display().to_string();
     let found = shell(
         stage,
         "ecs-runner",
         &format!("grep --count --text --fixed-strings '{top}/' /usr/local/bin/supervisor || true"),
     )?;
     ensure!(found.trim() == "0", "supervisor knows {top}");
+    Ok(())
+}
+
+/// Nothing is replaced but the image `rust`, whose stand-in knows what the compiler has to be told.
+fn the_dockerfiles_compile_the_checkout_by_themselves(stage: &Stage) -> Result<()> {
+    const CHECKOUT: &str = "/run/stack/checkout";
+    lay_out(stage)?;
+    let host = stage.host();
+    host.bind(top(), CHECKOUT, true)?;
+    let rust = format!(
+        "docker build --tag rust:1.95-trixie --build-context build={PROGRAMS} {CHECKOUT}/tests/stack/rust"
+    );
+    host.run(["sh", "-c", &rust])?;
+    for (folder, program) in [("dind", "dindd"), ("runner", "supervisor")] {
+        let script = format!(
+            "docker build --quiet --target build --tag compiled \
+             --file {CHECKOUT}/images/{folder}/Dockerfile {CHECKOUT}; \
+             docker run --rm compiled /out/{program} --version"
+        );
+        let version = host.run(["sh", "-ec", &script])?;
+        ensure!(version.contains(program), "{folder}: {version}");
+    }
     Ok(())
 }
 
