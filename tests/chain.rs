@@ -8,7 +8,7 @@ use chain::driver::{
 };
 use chain::{ADDED_TOOL, Said, Stage, TaskOptions, everyday_job};
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 6] = [
     (
         "a_job_runs_and_nothing_of_the_task_is_left",
         a_job_runs_and_nothing_of_the_task_is_left,
@@ -28,10 +28,6 @@ const CASES: [Case; 7] = [
     (
         "a_sidecar_that_was_killed_leaves_nothing_after_the_next_start",
         a_sidecar_that_was_killed_leaves_nothing_after_the_next_start,
-    ),
-    (
-        "a_sidecar_is_gone_in_time_whatever_the_job_left_running",
-        a_sidecar_is_gone_in_time_whatever_the_job_left_running,
     ),
     (
         "wrong_settings_are_reported_together_and_nothing_is_started",
@@ -158,21 +154,6 @@ fn a_sidecar_that_was_killed_leaves_nothing_after_the_next_start(stage: &Stage) 
         Ok(!stage.host().path(&root).exists())
     })?;
     end(next, task, &heard)
-}
-
-/// What a job may leave: a container that is deaf and comes back, and one that forks for ever.
-const LEFT_BY_A_JOB: &str = r#"
-docker run --detach --restart=always busybox sh -c 'trap "" TERM INT; while :; do sleep 1; done'
-docker run --detach busybox sh -c 'while :; do (sleep 1 &) ; (sleep 1 &); sleep 0.01; done'
-docker volume create left && docker network create left
-"#;
-
-fn a_sidecar_is_gone_in_time_whatever_the_job_left_running(stage: &Stage) -> Result<()> {
-    let heard = Heard::default();
-    let task = stage.task("deaf", TaskOptions::default(), heard.listener())?;
-    let dind = healthy_dind(&task)?;
-    task.docker(LEFT_BY_A_JOB)?;
-    end(dind, task, &heard)
 }
 
 fn wrong_settings_are_reported_together_and_nothing_is_started(stage: &Stage) -> Result<()> {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use chain::driver::{self, Test};
 
+#[path = "sidecar/faults.rs"]
+mod faults;
 #[path = "sidecar/isolation.rs"]
 mod isolation;
 #[path = "sidecar/jobs.rs"]
@@ -13,17 +15,23 @@ mod jobs;
 mod many;
 #[path = "sidecar/mounting.rs"]
 mod mounting;
+#[path = "sidecar/settings.rs"]
+mod settings;
+#[path = "sidecar/storage.rs"]
+mod storage;
 #[path = "sidecar/userns.rs"]
 mod userns;
 
 fn main() -> ExitCode {
     let cases = [
         &isolation::CASES[..],
+        &faults::CASES,
         &many::CASES,
         &mounting::CASES,
         &userns::CASES,
     ]
     .concat();
-    let tests = cases.iter().map(Test::from).chain(jobs::tests());
+    let tests = cases.iter().map(Test::from);
+    let tests = tests.chain(jobs::tests()).chain(settings::tests());
     driver::main_on(chain::prepare_all_engines, "sidecar", tests.collect())
 }

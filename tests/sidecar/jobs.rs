@@ -158,8 +158,7 @@ fn a_health_check_tells_healthy_from_unhealthy(stage: &Stage, engine: Engine) ->
 }
 
 /// The task's own image once more: its programs are the sidecar's, its root filesystem is made of
-/// links to them. The socket is on the task's volume, so that the job's client reaches it. (`docker
-/// exec` does not lead into it: it is undumpable, and the sidecar's runc has no `SYS_PTRACE`.)
+/// links to them. The socket is on the task's volume, so that the job's client reaches it.
 const NEST: &str = r#"
 mkdir root && cd root
 mkdir -p etc proc sys dev tmp usr run/docker run/dind run/containerd var/lib/docker var/docker-storage
@@ -170,8 +169,9 @@ options="--detach --volume /usr:/usr:ro --volume /etc/alternatives:/etc/alternat
   --volume /etc/group:/etc/group:ro --volume /run/dind/nest:/run/dind"
 docker run $options --name nest --cap-add SYS_ADMIN --cap-add NET_ADMIN --volume storage:/var/docker-storage \
   --env DINDD_ALLOW_ANY_FS=1 nest /usr/local/bin/dindd >/dev/null
-until docker run --rm --network container:nest busybox wget -q -O - http://127.0.0.1:2375/_ping; do
+until docker exec nest dindd health; do
   test "$(docker inspect --format '{{.State.Running}}' nest)" = true || { docker logs nest >&2; exit 1; }
+  sleep 0.1
 done
 inner() { docker --host unix:///run/dind/nest/docker.sock "$@"; }
 inner import --change 'CMD ["sh"]' /busybox/busybox.tar busybox >/dev/null

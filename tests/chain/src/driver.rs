@@ -121,7 +121,8 @@ fn trials(tests: Vec<Test>, stage: Option<&Arc<Stage>>) -> Vec<Trial> {
         .collect()
 }
 
-fn tell(text: &str) {
+/// Tells whoever runs the tests something, on standard error.
+pub fn tell(text: &str) {
     drop(std::io::Write::write_all(
         &mut std::io::stderr(),
         format!("{text}\n").as_bytes(),
