@@ -199,6 +199,9 @@ async fn prepare_and_serve(
     phase.done();
 
     let phase = report.phase("dockerd");
+    // From here on there can be jobs. Not before: where this is a job itself, the outer dindd mounts
+    // nothing for a process that is hidden.
+    privileges::hide().map_err(Stop::Failed)?;
     mounts::become_master().map_err(Stop::Unavailable)?;
     let nest = Nest::start(children, &plan, std::io::stdout()).map_err(Stop::Unavailable)?;
     let Duty::StopDockerd(nest) = owed.owe(Duty::StopDockerd(Box::new(nest))) else {
@@ -221,7 +224,6 @@ async fn preconditions(settings: &Settings, report: &Report) -> Result<(), Stop>
     if settings.engine.remapped {
         privileges::require_tracing().map_err(Stop::Refused)?;
     }
-    privileges::hide().map_err(Stop::Failed)?;
     cgroup::require_own_namespace().map_err(Stop::Unavailable)?;
     dockerd::require_log_target(&settings.engine).map_err(Stop::Unavailable)?;
     if settings.engine.tcp == Tcp::Health {
