@@ -7,6 +7,7 @@ mod check;
 mod container;
 mod daemon;
 mod dindd;
+mod hot;
 mod machine;
 mod page;
 pub mod plot;

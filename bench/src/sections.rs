@@ -20,4 +20,5 @@ pub const SECTIONS: &[Section] = &[
     crate::supervisor::SECTION,
     crate::task::SECTION,
     crate::size::SECTION,
+    crate::hot::SECTION,
 ];
