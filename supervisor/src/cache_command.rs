@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use ::caches::Rules;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use init::settings::Given;
 use init::{Children, Deadline, Signals, exit_code};
@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::caches::{Caches, Condition};
 use crate::cli;
-use crate::config::{self, Roots};
+use crate::config::{self, CacheMode, CachePublish, Roots};
 
 /// The operator waits, and can interrupt.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const DAY: u64 = 24 * 3600;
 
 /// The command line.
 pub(crate) fn command(json: &Arg) -> Command {
@@ -36,12 +37,85 @@ pub(crate) fn command(json: &Arg) -> Command {
             .about(about)
             .args([store.clone(), root.clone(), json.clone()])
     };
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let days = |name: &'static str, help: &'static str| {
+        let parser = value_parser!(u64);
+        Arg::new(name)
+            .long(name)
+            .value_name("DAYS")
+            .value_parser(parser)
+            .help(help)
+    };
+    let grace = Arg::new("grace")
+        .long("grace")
+        .value_name("SECONDS")
+        .value_parser(value_parser!(u64))
+        .default_value("7200")
+        .help("Longer than any restore or publication: what may be in use until then is kept");
+    let size = Arg::new("max-size")
+        .long("max-size")
+        .value_name("SIZE")
+        .value_parser(parse_size)
+        .help("Removes the least recently used tools until the rest is no larger, as 20G");
     Command::new("cache")
         .about("The caches alone, without GitHub")
         .subcommand_required(true)
         .subcommand(one("restore", "Store to local directories"))
-        .subcommand(one("publish", "What is new locally to the store"))
+        .subcommand(
+            one("publish", "What is new locally to the store")
+                .arg(flag("dry-run", "Only tells what would be published")),
+        )
         .subcommand(one("ls", "What is in the store"))
+        .subcommand(
+            one(
+                "verify",
+                "Compares every tool in the store with its checksums",
+            )
+            .arg(flag("keep", "Leaves damaged ones where they are")),
+        )
+        .subcommand(
+            one(
+                "prune",
+                "Removes what is old and what killed publishers left; safe at any time",
+            )
+            .arg(days(
+                "unused",
+                "Removes tools that no restore has used for so long",
+            ))
+            .arg(days(
+                "older",
+                "Removes tools that were published so long ago",
+            ))
+            .args([size, grace])
+            .arg(flag("dry-run", "Only tells what would be removed")),
+        )
+}
+
+/// A number of bytes: `500M`, `20G`, `1048576`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let factor: u64 = match text[digits.len()..]
+        .trim_end_matches('B')
+        .trim_end_matches('i')
+    {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return Err("a size is a number with K, M, G or T behind it".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a size begins with a number".to_owned())?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| "that is too much".to_owned())
 }
 
 /// Runs the command; a signal ends it at once, because nothing half-done is ever visible.
@@ -60,7 +134,7 @@ pub(crate) async fn run(
         (Err(mistakes), _) => return Ok(cli::refuse(&mistakes)),
         (Ok(()), None) => anyhow::bail!("the cache's settings are missing, and which was not told"),
     };
-    let work = work(name, &caches, (children, arguments.get_flag("json")));
+    let work = work((name, arguments), &caches, children);
     tokio::select! {
         biased;
         signal = signals.next() => Ok(init::Exit::Signal(signal).shell_code()),
@@ -93,67 +167,151 @@ fn caches_of(arguments: &ArgMatches, given: &mut Given<'_>) -> Option<Caches> {
     if store.is_none() {
         given.mistake("CACHE_STORE", "is missing; give --store");
     }
-    Some(Caches {
-        store: std::path::absolute(store?).ok()?,
-        roots: roots?,
-        owner: None,
-    })
+    let (store, roots) = (std::path::absolute(store?).ok()?, roots?);
+    let exclude = config::words(given, "CACHE_EXCLUDE");
+    let settings = config::Caches {
+        place: ::caches::Caches {
+            store,
+            roots: roots
+                .all()
+                .map(|path| config::root(path, &exclude, &[]))
+                .collect(),
+        },
+        first: Vec::new(),
+        mode: given
+            .parsed::<CacheMode>("CACHE_MODE")
+            .unwrap_or(CacheMode::ReadWrite),
+        publish: CachePublish::All,
+        restore_timeout: LIMIT,
+    };
+    Some(Caches::new(&settings, None))
+}
+
+/// What is told at the end: for machines, for people, and what went wrong.
+struct Told {
+    value: serde_json::Value,
+    lines: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Told {
+    fn new(
+        value: &impl Serialize,
+        lines: Vec<String>,
+        problems: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            value: serde_json::to_value(value)?,
+            lines,
+            problems,
+        })
+    }
 }
 
 async fn work(
-    name: &str,
+    (name, arguments): (&str, &ArgMatches),
     caches: &Caches,
-    (children, json): (&Children, bool),
+    children: &Children,
 ) -> anyhow::Result<u8> {
     let deadline = Deadline::within(LIMIT);
-    let problems = match name {
-        "restore" => {
-            for root in caches.roots.all() {
-                std::fs::create_dir_all(root)
-                    .with_context(|| format!("cannot make {}", root.display()))?;
-            }
-            let restored = caches.restore(children, deadline).await;
-            let (units, files, bytes) = (restored.units, restored.files, restored.bytes);
-            say(
-                json,
-                &restored,
-                &[format!(
-                    "restored {units} units, {files} files, {bytes} bytes"
-                )],
-            )?;
-            restored.problems
-        }
-        "publish" => {
-            let published = caches
-                .publish(children, &Condition::default(), deadline)
-                .await;
-            let mut lines: Vec<String> = published
-                .units
-                .iter()
-                .map(|unit| format!("published {unit}"))
-                .collect();
-            let (units, files, bytes) = (published.units.len(), published.files, published.bytes);
-            lines.push(format!(
-                "published {units} units, {files} files, {bytes} bytes"
-            ));
-            say(json, &published, &lines)?;
-            published.problems
-        }
+    let told = match name {
+        "restore" => restore(caches, children, deadline).await?,
+        "publish" => publish(caches, (children, arguments.get_flag("dry-run")), deadline).await?,
+        "verify" => verify(caches, (children, arguments.get_flag("keep")), deadline).await?,
+        "prune" => prune(caches, (children, arguments), deadline).await?,
         _ => {
-            let listed = caches.list(deadline).await?;
-            let lines: Vec<String> = listed.iter().map(|one| one.unit.clone()).collect();
-            say(json, &listed, &lines)?;
-            Vec::new()
+            let listed = caches.list(children, deadline).await?;
+            let lines = listed.iter().map(|one| one.unit.clone()).collect();
+            Told::new(&listed, lines, Vec::new())?
         }
     };
-    for problem in &problems {
+    say(arguments.get_flag("json"), &told.value, &told.lines)?;
+    for problem in &told.problems {
         tracing::error!("{problem}");
     }
-    Ok(if problems.is_empty() {
+    Ok(if told.problems.is_empty() {
         exit_code::DONE
     } else {
         exit_code::UNAVAILABLE
     })
+}
+
+async fn restore(caches: &Caches, children: &Children, deadline: Deadline) -> anyhow::Result<Told> {
+    let restored = caches.restore(children, deadline).await;
+    let (units, files, bytes) = (restored.units, restored.files, restored.bytes);
+    let line = format!("restored {units} units, {files} files, {bytes} bytes");
+    Told::new(&restored, vec![line], restored.problems.clone())
+}
+
+async fn publish(
+    caches: &Caches,
+    (children, dry_run): (&Children, bool),
+    deadline: Deadline,
+) -> anyhow::Result<Told> {
+    let condition = Condition {
+        dry_run,
+        ..Condition::default()
+    };
+    let published = caches.publish(children, &condition, deadline).await;
+    let verb = if dry_run {
+        "would publish"
+    } else {
+        "published"
+    };
+    let mut lines: Vec<String> = published
+        .units
+        .iter()
+        .map(|unit| format!("{verb} {unit}"))
+        .collect();
+    let (units, files, bytes) = (published.units.len(), published.files, published.bytes);
+    lines.push(format!(
+        "{verb} {units} units, {files} files, {bytes} bytes"
+    ));
+    Told::new(&published, lines, published.problems.clone())
+}
+
+async fn verify(
+    caches: &Caches,
+    (children, keep): (&Children, bool),
+    deadline: Deadline,
+) -> anyhow::Result<Told> {
+    let verified = caches.verify(children, keep, deadline).await?;
+    let line = format!("{} units are as they were published", verified.units.len());
+    let damaged = verified
+        .damaged
+        .iter()
+        .map(|unit| format!("{unit} is damaged"));
+    let problems = damaged.chain(verified.problems.iter().cloned()).collect();
+    Told::new(&verified, vec![line], problems)
+}
+
+async fn prune(
+    caches: &Caches,
+    (children, arguments): (&Children, &ArgMatches),
+    deadline: Deadline,
+) -> anyhow::Result<Told> {
+    let number = |name: &str| arguments.get_one::<u64>(name).copied();
+    let days = |name: &str| number(name).map(|days| Duration::from_secs(days * DAY));
+    let rules = Rules {
+        unused: days("unused"),
+        older: days("older"),
+        max_bytes: number("max-size"),
+        grace: Duration::from_secs(number("grace").unwrap_or_default()),
+        dry_run: arguments.get_flag("dry-run"),
+    };
+    let pruned = caches.prune(children, rules, deadline).await?;
+    let mut lines: Vec<String> = pruned
+        .units
+        .iter()
+        .map(|unit| format!("pruned {unit}"))
+        .collect();
+    lines.push(format!(
+        "pruned {} units, {} bytes; {} leftovers removed",
+        pruned.units.len(),
+        pruned.bytes,
+        pruned.leftovers
+    ));
+    Told::new(&pruned, lines, pruned.problems.clone())
 }
 
 fn say(json: bool, value: &impl Serialize, lines: &[String]) -> anyhow::Result<()> {

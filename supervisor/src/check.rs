@@ -85,7 +85,10 @@ async fn examine(settings: &Settings, children: &Children) -> Vec<Finding> {
         "user",
         user.map(|user| format!("{} ({})", user.name, user.uid)),
     ));
-    findings.push(finding("rsync", rsync(children).await));
+    findings.push(finding(
+        "rsync",
+        caches::rsync::check(children, Deadline::within(LIMIT)).await,
+    ));
     if let Some(docker) = &settings.docker {
         let answer = Deadline::within(LIMIT)
             .bound(docker::ask(&docker.address))
@@ -104,7 +107,7 @@ async fn examine(settings: &Settings, children: &Children) -> Vec<Finding> {
     }
     findings.push(finding("github", github(settings).await));
     if let Some(caches) = &settings.caches {
-        findings.push(finding("store", store(&caches.store, caches.mode)));
+        findings.push(finding("store", store(&caches.place.store, caches.mode)));
     }
     findings
 }
@@ -113,16 +116,6 @@ fn finding(what: &'static str, found: anyhow::Result<String>) -> Finding {
     let ok = found.is_ok();
     let detail = found.unwrap_or_else(|error| format!("{error:#}"));
     Finding { what, ok, detail }
-}
-
-async fn rsync(children: &Children) -> anyhow::Result<String> {
-    let mut command = std::process::Command::new("rsync");
-    let out = children
-        .run(command.arg("--version"), Deadline::within(LIMIT))
-        .await?
-        .checked()?;
-    let text = String::from_utf8_lossy(&out);
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 async fn github(settings: &Settings) -> anyhow::Result<String> {

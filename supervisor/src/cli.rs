@@ -11,7 +11,7 @@ use init::settings::{self, Environment, Given};
 use init::{Children, Signals, exit_code};
 
 use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
-use crate::{cache_command, check, job_hooks, lifecycle, state, sweep};
+use crate::{cache_command, caches, check, job_hooks, lifecycle, state, sweep};
 
 /// Parses, dispatches, and reports what could not be done; the exit code.
 pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result<()>) -> u8 {
@@ -62,6 +62,7 @@ fn command() -> Command {
         .arg(json()),
     )
     .subcommand(cache_command::command(&json()))
+    .subcommand(named("cache-worker", "The process that touches the store").hide(true))
     .subcommand(
         named(
             "sweep",
@@ -107,6 +108,7 @@ fn dispatch(
         Some(("cache", cache)) => {
             runtime.block_on(cache_command::run(cache, given, &children, &mut signals))
         }
+        Some(("cache-worker", _)) => runtime.block_on(caches::work(&children, &mut signals)),
         Some(("check", check)) => {
             let json = check.get_flag("json");
             runtime.block_on(check::run(given, environment, &children, json))

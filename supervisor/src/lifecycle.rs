@@ -192,11 +192,8 @@ impl Task<'_> {
     async fn prepare_and_serve(&mut self, owed: &mut Owed<Duty>) -> Result<Ended, Failure> {
         let settings = self.settings;
         let user = self.prepare_user()?;
-        self.caches = settings.caches.as_ref().map(|caches| Caches {
-            store: caches.store.clone(),
-            roots: caches.roots.clone(),
-            owner: Some(user.clone()),
-        });
+        let caches = settings.caches.as_ref();
+        self.caches = caches.map(|caches| Caches::new(caches, Some(user.clone())));
         let task = &*self;
         let mut place = Place {
             runner: &settings.runner,
@@ -220,7 +217,10 @@ impl Task<'_> {
                 ..Condition::default()
             }));
         }
-        task.serve(owed, &place).await
+        tokio::select! {
+            ended = task.serve(owed, &place) => ended,
+            never = task.publish_early() => match never {},
+        }
     }
 
     fn exit_code(&self, stop: &Stop) -> u8 {

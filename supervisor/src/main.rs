@@ -21,7 +21,6 @@ mod processes;
 mod progress;
 mod register;
 mod registration;
-mod rsync;
 mod runner_files;
 mod serve;
 mod settle;

@@ -86,6 +86,9 @@ impl Task<'_> {
                 "not everything could be restored; the job makes it anew"
             );
         }
+        if !restored.left_out.is_empty() {
+            tracing::warn!(left_out = ?restored.left_out, "CACHE_RESTORE_TIMEOUT did not suffice");
+        }
         phase.done(format_args!(
             "{} units, {} files, {} bytes",
             restored.units, restored.files, restored.bytes
@@ -93,16 +96,7 @@ impl Task<'_> {
         if settings.mode != CacheMode::ReadWrite || settings.publish == CachePublish::Off {
             return Ok(None);
         }
-        match caches
-            .local_units(Deadline::within(settings.restore_timeout))
-            .await
-        {
-            Ok(known) => Ok(Some(known)),
-            Err(error) => {
-                tracing::warn!("nothing will be published: {error:#}");
-                Ok(None)
-            }
-        }
+        Ok(Some(caches.known()))
     }
 
     /// Everything that is asked of others by HTTP: a client that is let in and the runner's name.

@@ -307,6 +307,10 @@ async fn publish(task: &Task<'_>, condition: Option<&mut Condition>, deadline: D
     }
     condition.interrupted = task.interrupted.get();
     condition.dry_run = settings.publish == CachePublish::Report;
+    if let Some(report) = task.reported.get() {
+        let run = report.run_id.map(|id| id.to_string()).unwrap_or_default();
+        condition.by = format!("{} {run}", report.repository);
+    }
     let phase = task.progress.begin("cache-publish");
     let published = caches.publish(task.children, condition, deadline).await;
     for problem in &published.problems {
@@ -314,6 +318,9 @@ async fn publish(task: &Task<'_>, condition: Option<&mut Condition>, deadline: D
             problem,
             "not everything could be published; a later job makes it again"
         );
+    }
+    if !published.left_out.is_empty() {
+        tracing::warn!(left_out = ?published.left_out, "the time did not suffice to publish everything");
     }
     let verb = if condition.dry_run {
         "would be published"

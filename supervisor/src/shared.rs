@@ -13,16 +13,16 @@ use anyhow::{Context, bail};
 use init::{Children, Deadline};
 
 use crate::config::{Caches, Runner};
-use crate::rsync::{Copied, Copy, Outcome};
 use crate::user::User;
+use caches::rsync::{Copied, Copy, Outcome};
 
 /// Makes the work folder and the cached directories and gives them to the user.
 pub(crate) fn make(runner: &Runner, caches: Option<&Caches>, user: &User) -> anyhow::Result<()> {
     user.own_directory(&runner.work)?;
     user.own_directory(&runner.tool_cache)?;
-    let trees = caches.into_iter().flat_map(|caches| &caches.roots.trees);
+    let trees = caches.into_iter().flat_map(|caches| &caches.place.roots);
     for tree in trees {
-        user.own_directory(tree)?;
+        user.own_directory(&tree.path)?;
     }
     Ok(())
 }
@@ -53,11 +53,9 @@ pub(crate) async fn fill_externals(
         let mut name = OsString::from(".copying-");
         name.push(entry.file_name());
         let copy = Copy {
-            from: vec![entry.path().into_os_string()],
+            from: entry.path(),
             to: &to.join(name),
             owner: owner.clone(),
-            without: &[],
-            relative: false,
         };
         match copy.run(children, deadline).await {
             Outcome::Complete(copied) => all.add(copied),

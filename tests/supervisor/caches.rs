@@ -17,7 +17,7 @@ fn a_store_that_does_not_exist_is_made_by_the_first_publication() {
     assert_eq!(ended.code, 0, "{}", ended.log_text());
     assert!(
         trial
-            .path("store-new/below/toolcache/added/2.0.0/x64.complete")
+            .path("store-new/below/units/added@2.0.0@x64.tar.zst")
             .exists()
     );
 }
@@ -69,7 +69,7 @@ fn a_publication_that_fails_leaves_no_half_of_a_tool() {
     for fault in ["11", "23", "24"] {
         let trial = Trial::new();
         trial.rsync("publish", fault);
-        trial.queue_step(ADD);
+        trial.queue_step(&format!("{ADD}\ntouch $RUNNER_TOOL_CACHE/loose"));
         let ended = trial.run();
         assert_eq!(ended.code, 0, "{fault}");
         assert!(
@@ -78,9 +78,9 @@ fn a_publication_that_fails_leaves_no_half_of_a_tool() {
                 .contains("not everything could be published"),
             "{fault}"
         );
-        assert!(!trial.path("store/toolcache/added").exists(), "{fault}");
-        let staged = fs::read_dir(trial.path("store/.cs/stage")).unwrap().count();
-        assert_eq!(staged, 0, "{fault}: the stage was left");
+        assert!(!trial.path("store/toolcache/loose").exists(), "{fault}");
+        let left = fs::read_dir(trial.path("store/tmp")).unwrap().count();
+        assert_eq!(left, 0, "{fault}: a draft was left");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_tool_without_marker_is_neither_restored_nor_published() {
     trial.queue_step("test ! -e $RUNNER_TOOL_CACHE/half; mkdir -p $RUNNER_TOOL_CACHE/new/1/x64");
     let ended = trial.run();
     assert_eq!(ended.detail("job"), "build: Succeeded");
-    assert!(!trial.path("store/toolcache/new").exists());
+    assert!(!trial.path("store/toolcache/new").exists() && !trial.path("store/units").exists());
 }
 
 #[test]
@@ -124,10 +124,7 @@ fn modes_and_policies_keep_the_store_as_it_is() {
         trial.queue_step(ADD);
         let ended = trial.run();
         assert_eq!(ended.code, 0, "{name}={value}");
-        assert!(
-            !trial.path("store/toolcache/added").exists(),
-            "{name}={value}"
-        );
+        assert!(!trial.path("store/units").exists(), "{name}={value}");
         let told = ended.log_text().contains("1 units would be published");
         assert_eq!(
             told,
@@ -208,7 +205,7 @@ fn what_an_untrusted_job_added_is_not_published() {
     trial.queue_step(ADD);
     let ended = supervisor.end();
     assert_eq!(ended.code, 0);
-    assert!(!trial.path("store/toolcache/added").exists());
+    assert!(!trial.path("store/units").exists());
     let log = ended.log_text();
     assert!(log.contains("can come from anybody"), "{log}");
 }
@@ -227,7 +224,7 @@ fn only_the_runner_can_report_a_job() {
     let ended = supervisor.end();
     assert_eq!(ended.code, 0);
     assert!(
-        trial.path("store/toolcache/added").exists(),
+        trial.path("store/units/added@2.0.0@x64.tar.zst").exists(),
         "{}",
         ended.log_text()
     );

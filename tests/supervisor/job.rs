@@ -19,12 +19,13 @@ fn a_job_runs_and_nothing_is_left_but_its_tool() {
     assert_eq!(ended.code, 0, "{}", ended.log_text());
     let log = String::from_utf8(trial.double.job_log(&job, 0).unwrap()).unwrap();
     assert!(log.contains("kept"), "the job did not find its tool: {log}");
-    let published = trial.path("store/toolcache/added/2.0.0/x64");
-    assert_eq!(
-        fs::read_to_string(published.join("tool")).unwrap(),
-        "added\n"
-    );
-    assert!(published.with_file_name("x64.complete").exists());
+    let local = trial.path("tools/added/2.0.0");
+    fs::remove_dir_all(&local).unwrap();
+    let restored = trial.start(&["cache", "restore"]).end();
+    assert_eq!(restored.code, 0, "{}", restored.log_text());
+    let tool = fs::read_to_string(local.join("x64/tool")).unwrap();
+    assert_eq!(tool, "added\n");
+    assert!(local.join("x64.complete").exists());
     trial.assert_nothing_is_left("after the job");
 }
 

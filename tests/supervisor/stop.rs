@@ -23,8 +23,7 @@ struct Point {
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-const PUBLISHING: &str =
-    "mkdir -p $RUNNER_TOOL_CACHE/a/1/x64 && touch $RUNNER_TOOL_CACHE/a/1/x64.complete";
+const PUBLISHING: &str = "mkdir -p $RUNNER_TOOL_CACHE/a/1/x64 && touch $RUNNER_TOOL_CACHE/a/1/x64.complete $RUNNER_TOOL_CACHE/loose";
 
 fn never(method: &str, path: &str) -> Rule {
     Rule::on(method, path, Action::NeverAnswer { effect: false })
@@ -294,7 +293,7 @@ fn a_job_that_cannot_finish_in_time_is_interrupted_and_what_it_added_is_publishe
     assert_eq!(ended.code, 143);
     assert!(ended.stdout.contains("Exiting..."), "{}", ended.stdout);
     assert!(
-        trial.path("store/toolcache/a/1/x64.complete").exists(),
+        trial.path("store/units/a@1@x64.tar.zst").exists(),
         "{}",
         ended.log_text()
     );

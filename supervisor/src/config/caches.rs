@@ -1,5 +1,6 @@
 //! The caches: which directories, in which store, and what may happen to it.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use super::values::{CacheMode, CachePublish, Seconds};
 /// The caches and their store.
 #[derive(Clone, Debug)]
 pub(crate) struct Caches {
-    pub(crate) store: PathBuf,
-    pub(crate) roots: Roots,
+    pub(crate) place: ::caches::Caches,
+    /// Which units are restored before the runner listens; all of them when empty.
+    pub(crate) first: Vec<String>,
     pub(crate) mode: CacheMode,
     pub(crate) publish: CachePublish,
     pub(crate) restore_timeout: Duration,
@@ -31,6 +33,9 @@ pub(super) fn read(given: &mut Given<'_>, roots: Option<Roots>) -> Option<Option
     let mode = given.parsed::<CacheMode>("CACHE_MODE");
     let publish = given.parsed::<CachePublish>("CACHE_PUBLISH");
     let timeout = given.parsed::<Seconds>("CACHE_RESTORE_TIMEOUT");
+    let first = words(given, "CACHE_RESTORE_FIRST");
+    let exclude = words(given, "CACHE_EXCLUDE");
+    let read_only = words(given, "CACHE_READ_ONLY_ROOTS");
     let store = absolute(given, "CACHE_STORE");
     if store.is_none() && given.is_given("CACHE_STORE") {
         return None;
@@ -49,13 +54,53 @@ pub(super) fn read(given: &mut Given<'_>, roots: Option<Roots>) -> Option<Option
         );
         return None;
     }
+    let names: Vec<_> = roots.all().filter_map(Path::file_name).collect();
+    if let Some(unknown) = read_only
+        .iter()
+        .find(|name| !names.contains(&OsStr::new(name)))
+    {
+        given.mistake(
+            "CACHE_READ_ONLY_ROOTS",
+            &format!("\"{unknown}\" is the last name of none of CACHE_ROOTS"),
+        );
+        return None;
+    }
     Some(Some(Caches {
-        store,
-        roots,
+        place: ::caches::Caches {
+            store,
+            roots: roots
+                .all()
+                .map(|path| root(path, &exclude, &read_only))
+                .collect(),
+        },
+        first,
         mode,
         publish,
         restore_timeout,
     }))
+}
+
+/// What a setting lists, apart by colons.
+pub(crate) fn words(given: &mut Given<'_>, name: &str) -> Vec<String> {
+    let text = given.text(name).unwrap_or_default();
+    let words = text.split(':').filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
+/// A root with its own settings: a pattern `NAME=PATTERN` is for the root of that name only.
+pub(crate) fn root(path: &Path, exclude: &[String], read_only: &[String]) -> ::caches::Root {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let own = exclude
+        .iter()
+        .filter_map(|pattern| match pattern.split_once('=') {
+            Some((root, pattern)) => (root == name).then(|| pattern.to_owned()),
+            None => Some(pattern.clone()),
+        });
+    ::caches::Root {
+        path: path.to_owned(),
+        read_only: read_only.iter().any(|read_only| read_only == name),
+        exclude: own.collect(),
+    }
 }
 
 impl Roots {

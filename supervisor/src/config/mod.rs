@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use init::settings::{Environment, Given};
 
-pub(crate) use caches::{Caches, Roots, roots};
+pub(crate) use caches::{Caches, Roots, root, roots, words};
 pub(crate) use identity::{Credentials, GitHub, Identity, github_access};
 pub(crate) use runner::{LONGEST_NAME, Name, Runner};
 pub(crate) use scope::Scope;

@@ -305,6 +305,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        name: "CACHE_EXCLUDE",
+        flag: "cache-exclude",
+        value: "PATTERN:PATTERN",
+        help: "Names that are neither restored nor published; NAME=PATTERN for one root by its last name.",
+        ..PLAIN
+    },
+    Setting {
+        name: "CACHE_READ_ONLY_ROOTS",
+        flag: "cache-read-only-roots",
+        value: "NAME:NAME",
+        help: "Last names of CACHE_ROOTS that are restored and never published.",
+        ..PLAIN
+    },
+    Setting {
+        name: "CACHE_RESTORE_FIRST",
+        flag: "cache-restore-first",
+        value: "PATTERN:PATTERN",
+        help: "Tools that are restored before the runner listens, as node or Python/3.12*; the rest follows meanwhile.",
+        ..PLAIN
+    },
+    Setting {
         name: "CACHE_RESTORE_TIMEOUT",
         flag: "cache-restore-timeout",
         default: Some("300"),

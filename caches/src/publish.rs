@@ -1,0 +1,455 @@
+//! Local disk → store: new units as packs, and what changed in the loose trees.
+//!
+//! Owns what is new. A unit that was there before the job is never published, whatever became of
+//! it; one that is in the store already stays as it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use init::{Children, Deadline};
+use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{Memory, content_mark};
+use crate::pack::{self, Changed};
+use crate::progress::Progress;
+use crate::rsync::{self, Sharded};
+use crate::shard::divide;
+use crate::stop::{Stop, TOO_LATE};
+use crate::store::{Placed, Store, make_directory};
+use crate::tree::{Entry, Kind, Tree, Wanted};
+use crate::trees::{self, first_failure, loose};
+use crate::unit::{Unit, scan};
+use crate::{Caches, Event, REQUESTS, Root};
+
+/// Writing costs more round trips than reading, but there is less of it.
+const SHARDS: usize = 24;
+/// Units up to this size are packed side by side; a larger one keeps all processors busy alone.
+const SMALL: u64 = 8 << 20;
+const SIDE_BY_SIDE: usize = 8;
+
+/// Under which circumstances is published.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Condition {
+    /// Units that were there before the job: what it did to them is not published.
+    pub known: BTreeSet<Unit>,
+    /// The job was cut short: a unit that changed after its marker is left out.
+    pub interrupted: bool,
+    /// Nothing is written; what would be is told.
+    pub dry_run: bool,
+    /// Who publishes, for people.
+    pub by: String,
+}
+
+/// What was published.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Published {
+    /// Units that are new in the store, or would be.
+    pub units: Vec<String>,
+    /// Units that another publisher had put there meanwhile.
+    pub lost_races: Vec<String>,
+    /// Files that are new in the store.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What did not fit in the time.
+    pub left_out: Vec<String>,
+    /// What could not be published and why, one line each.
+    pub problems: Vec<String>,
+    /// The store belongs to somebody else; see [`crate::hand_over`].
+    pub denied: bool,
+}
+
+impl Published {
+    fn leave_out(&mut self, what: &str, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        let mut io = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        self.denied |= io.any(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+            || text.contains("Permission denied (13)");
+        if text.contains(TOO_LATE) {
+            self.left_out.push(what.to_owned());
+        } else {
+            self.problems.push(format!("{what}: {text}"));
+        }
+    }
+}
+
+/// What a publication works with.
+struct Work<'a> {
+    caches: &'a Caches,
+    condition: &'a Condition,
+    children: &'a Children,
+    stop: &'a Stop,
+    progress: &'a Progress,
+    tell: &'a (dyn Fn(Event) + Sync),
+}
+
+/// A unit that is new here.
+#[derive(Debug)]
+struct New {
+    unit: Unit,
+    bytes: u64,
+}
+
+/// Puts what is new into the store, as far as the time allows. `memory` is what the restore left.
+pub fn publish(
+    caches: &Caches,
+    condition: &Condition,
+    (children, memory): (&Children, &File),
+    (stop, progress): (&Stop, &Progress),
+    tell: &(dyn Fn(Event) + Sync),
+) -> Published {
+    let mut published = Published::default();
+    let work = Work {
+        caches,
+        condition,
+        children,
+        stop,
+        progress,
+        tell,
+    };
+    if let Err(error) = work.publish(Memory::read(memory), &mut published) {
+        published.leave_out("the caches", &error);
+    }
+    published
+}
+
+impl Work<'_> {
+    fn publish(&self, memory: Option<Memory>, published: &mut Published) -> anyhow::Result<()> {
+        let root = self.caches.tools();
+        let local = scan(root)?;
+        let units: HashSet<Unit> = local.iter().cloned().collect();
+        let mut new = Vec::new();
+        for unit in local {
+            let doubtful = self.condition.interrupted && unit.is_in_doubt(root);
+            if !doubtful
+                && !self.condition.known.contains(&unit)
+                && !self.caches.roots.first().is_some_and(|root| root.read_only)
+            {
+                new.push(New::of(unit, root)?);
+            }
+        }
+        let mut changed = Vec::new();
+        for (index, root) in self
+            .caches
+            .roots
+            .iter()
+            .enumerate()
+            .filter(|(_, root)| !root.read_only)
+        {
+            changed.push(self.changed((index, root), &units, memory.as_ref())?);
+        }
+        // A store that is not asked cannot hang, and most jobs add nothing.
+        if new.is_empty()
+            && changed
+                .iter()
+                .all(|changed| changed.entries().next().is_none())
+        {
+            return Ok(());
+        }
+        let store = if self.condition.dry_run {
+            match Store::open(&self.caches.store)? {
+                Some(store) => store,
+                None => return self.report(new, published),
+            }
+        } else {
+            Store::open_to_publish(&self.caches.store)?
+        };
+        self.publish_units(&store, new, published)?;
+        for changed in changed {
+            if let Err(error) = self.publish_tree(&store, &changed, published) {
+                published.leave_out(&changed.root.path.display().to_string(), &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, new: Vec<New>, published: &mut Published) -> anyhow::Result<()> {
+        published
+            .units
+            .extend(new.into_iter().map(|new| new.unit.to_string()));
+        Ok(())
+    }
+
+    fn publish_units(
+        &self,
+        store: &Store,
+        mut new: Vec<New>,
+        published: &mut Published,
+    ) -> anyhow::Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let there: HashSet<Unit> = store.packs()?.into_iter().map(|pack| pack.unit).collect();
+        new.retain(|new| !there.contains(&new.unit));
+        if new.is_empty() {
+            return Ok(());
+        }
+        let plain = trees::plain_units(store, self.caches, &|unit| {
+            !new.iter().any(|new| new.unit == *unit)
+        })?;
+        new.retain(|new| !plain.units.contains(&new.unit));
+        if self.condition.dry_run {
+            return self.report(new, published);
+        }
+        // Small before large: what does not fit in the time is little.
+        new.sort_by_key(|new| new.bytes);
+        self.progress
+            .expect(0, new.iter().map(|new| new.bytes).sum());
+        let split = new.partition_point(|new| new.bytes <= SMALL);
+        self.publish_many(store, &new[..split], SIDE_BY_SIDE, published);
+        self.publish_many(store, &new[split..], 1, published);
+        Ok(())
+    }
+
+    fn publish_many(
+        &self,
+        store: &Store,
+        units: &[New],
+        threads: usize,
+        published: &mut Published,
+    ) {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(published);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(units.len()) {
+                scope.spawn(|| {
+                    let counter = self.progress.counter();
+                    while let Some(new) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let outcome = publish_unit(
+                            (self.caches.tools(), &new.unit),
+                            (store, self.condition),
+                            self.stop,
+                        );
+                        let mut published = results.lock().unwrap_or_else(PoisonError::into_inner);
+                        let name = new.unit.to_string();
+                        match outcome {
+                            Ok((Placed::Published, built)) => {
+                                counter.add(built.files, built.bytes);
+                                published.files += built.files;
+                                published.bytes += built.bytes;
+                                published.units.push(name);
+                                (self.tell)(Event::Published(new.unit.clone()));
+                            }
+                            Ok((Placed::LostRace, _)) => published.lost_races.push(name),
+                            Err(error) => published.leave_out(&name, &error),
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    fn changed<'b>(
+        &self,
+        (index, root): (usize, &'b Root),
+        units: &HashSet<Unit>,
+        memory: Option<&Memory>,
+    ) -> anyhow::Result<ChangedTree<'b>> {
+        let wanted = loose(root, index == 0, units);
+        let tree = Tree::local(&root.path, &|entry| match entry.meta().kind {
+            Kind::Special => Wanted::No,
+            Kind::File | Kind::Directory | Kind::Link => wanted(entry),
+        })?;
+        let mut path = Vec::new();
+        let mut old: Vec<bool> = tree
+            .entries()
+            .map(|entry| memory.is_some_and(|memory| memory.has(index, &entry, &mut path)))
+            .collect();
+        if memory.is_none() && tree.len() > 0 {
+            // Nobody remembers what the store has: it is asked.
+            let stored = match Store::open(&self.caches.store)? {
+                Some(store) => Tree::remote(&store.tree(root, index == 0), &wanted, REQUESTS)?,
+                None => Tree::default(),
+            };
+            let stored: HashSet<u64> = stored
+                .entries()
+                .map(|entry| content_mark(&entry, &mut path))
+                .collect();
+            for (old, entry) in old.iter_mut().zip(tree.entries()) {
+                *old = stored.contains(&content_mark(&entry, &mut path));
+            }
+        }
+        if index == 0 {
+            for index in trees::of_units_only(&tree) {
+                old[index as usize] = true;
+            }
+        }
+        Ok(ChangedTree {
+            first: index == 0,
+            root,
+            tree,
+            old,
+        })
+    }
+
+    fn publish_tree(
+        &self,
+        store: &Store,
+        changed: &ChangedTree<'_>,
+        published: &mut Published,
+    ) -> anyhow::Result<()> {
+        let files = || {
+            changed
+                .entries()
+                .filter(|entry| entry.meta().kind != Kind::Directory)
+        };
+        let (count, bytes) = files().fold((0, 0), |(count, bytes), entry| {
+            (count + 1, bytes + entry.meta().size)
+        });
+        if self.condition.dry_run {
+            published.files += count;
+            published.bytes += bytes;
+            return Ok(());
+        }
+        if changed.entries().next().is_none() {
+            return Ok(());
+        }
+        self.stop.check()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(rsync::check(
+            self.children,
+            Deadline::within(Duration::from_secs(10)),
+        ))?;
+        let place = store.tree(changed.root, changed.first);
+        make_directory(&place)?;
+        make_directories(&place, changed)?;
+        if count == 0 {
+            return finish_directories(&place, changed);
+        }
+        self.progress.expect(count, bytes);
+        let copy = Sharded {
+            from: &changed.root.path,
+            to: &place,
+            shards: divide(files(), SHARDS),
+        };
+        let outcomes = copy.run(self.children, self.stop, self.progress)?;
+        finish_directories(&place, changed)?;
+        for outcome in &outcomes {
+            if let rsync::Outcome::Complete(copied) = outcome {
+                published.files += copied.files;
+                published.bytes += copied.bytes;
+            }
+        }
+        first_failure(outcomes).map_or(Ok(()), Err)
+    }
+}
+
+/// Publishes one unit.
+pub(crate) fn publish_unit(
+    (root, unit): (&Path, &Unit),
+    (store, condition): (&Store, &Condition),
+    stop: &Stop,
+) -> anyhow::Result<(Placed, pack::Built)> {
+    stop.check()?;
+    let mut draft = store.draft()?;
+    let built = pack::build((root, unit), (&mut draft.file, &condition.by), stop);
+    let built = match built {
+        Err(error) if error.is::<Changed>() => return Err(error),
+        other => other.with_context(|| format!("cannot pack {unit}"))?,
+    };
+    Ok((draft.place(&store.pack(unit))?, built))
+}
+
+impl New {
+    fn of(unit: Unit, root: &Path) -> anyhow::Result<Self> {
+        let tree = Tree::local(&unit.directory(root), &|_| Wanted::Yes)?;
+        let bytes = tree.entries().map(|entry| entry.meta().size).sum();
+        Ok(Self { unit, bytes })
+    }
+}
+
+/// A root with what the store lacks.
+struct ChangedTree<'a> {
+    first: bool,
+    root: &'a Root,
+    tree: Tree,
+    /// For each entry whether the store has it.
+    old: Vec<bool>,
+}
+
+impl ChangedTree<'_> {
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> + Clone {
+        self.tree
+            .entries()
+            .zip(&self.old)
+            .filter(|(_, old)| !**old)
+            .map(|(entry, _)| entry)
+    }
+}
+
+/// Gives the directories that are new, or into which something new was put, their modes and times.
+fn finish_directories(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<()> {
+    let mut touched: BTreeMap<u32, Entry<'_>> = BTreeMap::new();
+    for entry in changed.entries() {
+        let own = Some(entry).filter(|entry| entry.meta().kind == Kind::Directory);
+        for directory in own.into_iter().chain(entry.parent()) {
+            touched.insert(directory.index(), directory);
+        }
+    }
+    let touched: Vec<Entry<'_>> = touched.into_values().collect();
+    at_once(&touched, |entry| {
+        let (path, meta) = (place.join(entry.path()), entry.meta());
+        if meta.mode != 0o755 {
+            let mode = Mode::from_raw_mode(u32::from(meta.mode));
+            chmodat(CWD, &path, mode, AtFlags::empty())
+                .with_context(|| format!("cannot change {}", path.display()))?;
+        }
+        // Another user's directory keeps its time.
+        utimensat(
+            CWD,
+            &path,
+            &pack::times(meta.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .ok();
+        Ok(())
+    })
+}
+
+/// Does something with each entry, as many at once as the store answers; the last error.
+fn at_once(
+    entries: &[Entry<'_>],
+    act: impl Fn(&Entry<'_>) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    let failed = Mutex::new(Ok(()));
+    std::thread::scope(|scope| {
+        for part in entries.chunks(entries.len().div_ceil(REQUESTS).max(1)) {
+            let (failed, act) = (&failed, &act);
+            scope.spawn(move || {
+                if let Err(error) = part.iter().try_for_each(act) {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the directories that are new, level by level.
+fn make_directories(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<()> {
+    let mut levels: Vec<Vec<Entry<'_>>> = Vec::new();
+    let directories = changed
+        .entries()
+        .filter(|entry| entry.meta().kind == Kind::Directory);
+    for entry in directories {
+        let level = trees::depth_of(&entry);
+        levels.resize_with(levels.len().max(level + 1), Vec::new);
+        levels[level].push(entry);
+    }
+    levels.iter().try_for_each(|level| {
+        at_once(level, |entry| {
+            trees::make_directory(&place.join(entry.path()))
+        })
+    })
+}

@@ -1,0 +1,382 @@
+//! What is moved by rsync: everything that is loose, and units that plain rsync brought to the
+//! store.
+//!
+//! Owns comparing both sides. Each is listed once; what has the same number on both sides is the
+//! same (see [`crate::memory`]), and only the rest is handed to rsync, in many parts.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
+
+use crate::filter::Filter;
+use crate::local::Stage;
+use crate::memory::{Memory, content_mark};
+use crate::pack::times;
+use crate::restore::{Restored, Work};
+use crate::rsync::{Outcome, Sharded};
+use crate::shard::divide;
+use crate::store::{Store, is_ours};
+use crate::tree::{Entry, Kind, Tree, Wanted};
+use crate::unit::{MARKER, Unit, looks_like_arch};
+use crate::{Caches, Event, REQUESTS, Root};
+
+/// Each rsync waits for the store most of the time.
+const SHARDS: usize = 48;
+
+/// Units that lie in the store as ordinary directories.
+#[derive(Debug, Default)]
+pub(crate) struct Plain {
+    pub(crate) place: PathBuf,
+    pub(crate) units: Vec<Unit>,
+    tree: Tree,
+}
+
+/// Where in a tool cache an entry is.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// In a directory that is a unit's, complete or not, or its marker.
+    Unit(String),
+    Loose,
+}
+
+fn part_of(entry: &Entry<'_>, units: &HashSet<Unit>) -> Part {
+    let mut names = Vec::new();
+    let mut at = Some(*entry);
+    while let Some(one) = at {
+        names.push(one);
+        at = one.parent();
+    }
+    names.reverse();
+    let Some(third) = names.get(2) else {
+        return Part::Loose;
+    };
+    let name = third.name();
+    let arch = name.strip_suffix(MARKER.as_bytes()).unwrap_or(name);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let unit = format!(
+        "{}/{}/{}",
+        text(names[0].name()),
+        text(names[1].name()),
+        text(arch)
+    );
+    let is_unit = match third.meta().kind {
+        Kind::File => arch.len() < name.len(),
+        Kind::Directory => {
+            looks_like_arch(arch) || unit.parse().is_ok_and(|unit: Unit| units.contains(&unit))
+        }
+        Kind::Link | Kind::Special => false,
+    };
+    if is_unit {
+        Part::Unit(unit)
+    } else {
+        Part::Loose
+    }
+}
+
+/// Finds the complete units among ordinary directories, without looking into those that `skip`
+/// knows.
+pub(crate) fn plain_units(
+    store: &Store,
+    caches: &Caches,
+    skip: &(dyn Fn(&Unit) -> bool + Sync),
+) -> anyhow::Result<Plain> {
+    let Some(root) = caches.roots.first() else {
+        return Ok(Plain::default());
+    };
+    let at_top = store.is_plain_tool_cache(root);
+    let place = if at_top {
+        store.path.clone()
+    } else {
+        store.tree(root, true)
+    };
+    // Three levels tell which units there are.
+    let wanted = |entry: &Entry<'_>| {
+        let depth = depth_of(entry);
+        let hidden = entry.name().starts_with(b".");
+        let ours = at_top && depth == 1 && str::from_utf8(entry.name()).is_ok_and(is_ours);
+        match depth {
+            _ if hidden || ours => Wanted::No,
+            3 => Wanted::Itself,
+            _ => Wanted::Yes,
+        }
+    };
+    let look = Tree::remote(&place, &wanted, REQUESTS)?;
+    let paths: HashSet<PathBuf> = look
+        .entries()
+        .filter(|entry| depth_of(entry) == 3)
+        .map(|entry| entry.path())
+        .collect();
+    let mut units: Vec<Unit> = paths
+        .iter()
+        .filter_map(|path| path.to_str()?.strip_suffix(MARKER)?.parse().ok())
+        .filter(|unit: &Unit| paths.contains(Path::new(&unit.to_string())) && !skip(unit))
+        .collect();
+    units.sort();
+    let tree = if units.is_empty() {
+        Tree::default()
+    } else {
+        let names: BTreeSet<String> = units.iter().map(Unit::to_string).collect();
+        let above: BTreeSet<String> = names
+            .iter()
+            .flat_map(|name| {
+                Path::new(name)
+                    .ancestors()
+                    .skip(1)
+                    .map(|path| path.display().to_string())
+            })
+            .collect();
+        let inside = |entry: &Entry<'_>| {
+            let depth = depth_of(entry);
+            let path = entry.path().display().to_string();
+            let yes = depth > 3
+                || if depth == 3 {
+                    names.contains(&path)
+                } else {
+                    above.contains(&path)
+                };
+            if yes { Wanted::Yes } else { Wanted::No }
+        };
+        Tree::remote(&place, &inside, REQUESTS)?
+    };
+    Ok(Plain { place, units, tree })
+}
+
+pub(crate) fn depth_of(entry: &Entry<'_>) -> usize {
+    std::iter::successors(Some(*entry), Entry::parent).count()
+}
+
+/// Brings units that lie in the store as ordinary directories.
+pub(crate) fn restore_plain(
+    work: &Work<'_>,
+    stage: &Stage,
+    plain: &mut Plain,
+    (displace, restored): (bool, &mut Restored),
+) -> anyhow::Result<()> {
+    if plain.units.is_empty() {
+        return Ok(());
+    }
+    copy(
+        work,
+        (&plain.place, &stage.path),
+        &plain.tree,
+        &HashSet::new(),
+    )?;
+    // Which unit has a hole rsync does not say: what arrived does.
+    let arrived = Tree::local(&stage.path, &|_| Wanted::Yes)?;
+    let arrived = marks(&arrived);
+    let mut holes = HashSet::new();
+    let units: HashSet<Unit> = plain.units.iter().cloned().collect();
+    let mut path = Vec::new();
+    for entry in plain.tree.entries() {
+        let is_there = entry.meta().kind == Kind::Special
+            || arrived.contains(&content_mark(&entry, &mut path));
+        if !is_there && let Part::Unit(unit) = part_of(&entry, &units) {
+            holes.insert(unit);
+        }
+    }
+    for unit in std::mem::take(&mut plain.units) {
+        let outcome = if holes.contains(&unit.to_string()) {
+            match work.stop.check() {
+                Ok(()) => Err(anyhow::anyhow!("not all of it could be copied")),
+                late => late,
+            }
+        } else {
+            let marker = unit.marker(&plain.place);
+            let time = marker_time(&marker);
+            stage.commit(&unit, time, displace)
+        };
+        match outcome {
+            Ok(()) => {
+                restored.units += 1;
+                (work.tell)(Event::Restored(unit));
+            }
+            Err(error) => work.leave_out(&unit.to_string(), &error, restored),
+        }
+    }
+    Ok(())
+}
+
+fn marker_time(marker: &Path) -> i64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(marker).map_or(0, |meta| meta.mtime() * 1_000_000_000 + meta.mtime_nsec())
+}
+
+fn marks(tree: &Tree) -> HashSet<u64> {
+    let mut path = Vec::new();
+    tree.entries()
+        .map(|entry| content_mark(&entry, &mut path))
+        .collect()
+}
+
+/// The directories of tools and versions in which nothing is loose: they come with their units.
+pub(crate) fn of_units_only(tree: &Tree) -> Vec<u32> {
+    let is_a_tools =
+        |entry: &Entry<'_>| entry.meta().kind == Kind::Directory && depth_of(entry) <= 2;
+    let mut needed = HashSet::new();
+    for entry in tree.entries().filter(|entry| !is_a_tools(entry)) {
+        let above = std::iter::successors(entry.parent(), Entry::parent);
+        needed.extend(above.map(|above| above.index()));
+    }
+    let unneeded = tree
+        .entries()
+        .filter(|entry| is_a_tools(entry) && !needed.contains(&entry.index()));
+    unneeded.map(|entry| entry.index()).collect()
+}
+
+/// What a root has beside units.
+pub(crate) fn loose<'a>(
+    root: &'a Root,
+    first: bool,
+    units: &'a HashSet<Unit>,
+) -> impl Fn(&Entry<'_>) -> Wanted + Sync + 'a {
+    let filter = Filter::of(root);
+    move |entry| {
+        if first && part_of(entry, units) != Part::Loose {
+            return Wanted::No;
+        }
+        filter.look(entry)
+    }
+}
+
+/// Brings everything that is loose, the smallest root first.
+pub(crate) fn restore_loose(
+    work: &Work<'_>,
+    (store, units): (&Store, &HashSet<Unit>),
+    (known, restored): (&mut Memory, &mut Restored),
+) -> anyhow::Result<()> {
+    let mut listed = Vec::new();
+    for (index, root) in work.caches.roots.iter().enumerate() {
+        let place = store.tree(root, index == 0);
+        let wanted = loose(root, index == 0, units);
+        match Tree::remote(&place, &wanted, REQUESTS) {
+            Ok(tree) => {
+                let bytes: u64 = tree.entries().map(|entry| entry.meta().size).sum();
+                listed.push((bytes, index, root, place, tree));
+            }
+            Err(error) => work.leave_out(&root.path.display().to_string(), &error, restored),
+        }
+    }
+    listed.sort_by_key(|(bytes, index, ..)| (*bytes, *index));
+    for (_, index, root, place, tree) in listed {
+        if let Err(error) = restore_root((work, units), (index, root), (&place, &tree), known) {
+            work.leave_out(&root.path.display().to_string(), &error, restored);
+        }
+    }
+    Ok(())
+}
+
+fn restore_root(
+    (work, units): (&Work<'_>, &HashSet<Unit>),
+    (index, root): (usize, &Root),
+    (place, tree): (&Path, &Tree),
+    known: &mut Memory,
+) -> anyhow::Result<()> {
+    if tree.len() == 0 {
+        return Ok(());
+    }
+    work.stop.check()?;
+    let wanted = loose(root, index == 0, units);
+    let mut there = marks(&Tree::local(&root.path, &wanted)?);
+    if index == 0 {
+        let mut path = Vec::new();
+        there.extend(
+            of_units_only(tree)
+                .into_iter()
+                .map(|index| content_mark(&tree.entry(index), &mut path)),
+        );
+    }
+    let copied = copy(work, (place, &root.path), tree, &there)?;
+    // What is the same on both sides now need not be published.
+    let stored = marks(tree);
+    let mut path = Vec::new();
+    for entry in Tree::local(&root.path, &wanted)?.entries() {
+        if stored.contains(&content_mark(&entry, &mut path)) {
+            known.add(index, &entry, &mut path);
+        }
+    }
+    copied.map_or(Ok(()), Err)
+}
+
+/// Copies what `there` has not; what went wrong without ending everything.
+fn copy(
+    work: &Work<'_>,
+    (from, to): (&Path, &Path),
+    tree: &Tree,
+    there: &HashSet<u64>,
+) -> anyhow::Result<Option<anyhow::Error>> {
+    let mut path = Vec::new();
+    let missing: Vec<Entry<'_>> = tree
+        .entries()
+        .filter(|entry| !there.contains(&content_mark(entry, &mut path)))
+        .collect();
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let directories = missing
+        .iter()
+        .filter(|entry| entry.meta().kind == Kind::Directory);
+    for entry in directories.clone() {
+        make_directory(&to.join(entry.path()))?;
+    }
+    let files = missing
+        .iter()
+        .copied()
+        .filter(|entry| matches!(entry.meta().kind, Kind::File | Kind::Link));
+    let (count, bytes) = files.clone().fold((0, 0), |(count, bytes), entry| {
+        (count + 1, bytes + entry.meta().size)
+    });
+    work.progress.expect(count, bytes);
+    let failed = if count == 0 {
+        None
+    } else {
+        let copy = Sharded {
+            from,
+            to,
+            shards: divide(files, SHARDS),
+        };
+        first_failure(copy.run(work.children, work.stop, work.progress)?)
+    };
+    // Also those that were there: what was put into them changed their times.
+    for entry in tree
+        .entries()
+        .filter(|entry| count > 0 && entry.meta().kind == Kind::Directory)
+    {
+        let (path, meta) = (to.join(entry.path()), entry.meta());
+        let mode = Mode::from_raw_mode(u32::from(meta.mode));
+        // One that is gone was removed by whoever uses it.
+        chmodat(CWD, &path, mode, AtFlags::empty()).ok();
+        utimensat(CWD, &path, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).ok();
+    }
+    Ok(failed)
+}
+
+/// Of many outcomes the one that says most.
+pub(crate) fn first_failure(outcomes: Vec<Outcome>) -> Option<anyhow::Error> {
+    let mut partial = None;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Complete(_) => {}
+            Outcome::Partial(reason) => partial = Some(anyhow::anyhow!(reason)),
+            Outcome::Failed(reason) => return Some(anyhow::anyhow!(reason)),
+        }
+    }
+    partial
+}
+
+/// Makes a directory; a link in its place, which could lead elsewhere, is removed first.
+pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot make {}", path.display());
+    let make = || fs::DirBuilder::new().mode(0o755).create(path);
+    match make() {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if !fs::symlink_metadata(path).with_context(cannot)?.is_dir() {
+                fs::remove_file(path).with_context(cannot)?;
+                make().with_context(cannot)?;
+            }
+            Ok(())
+        }
+        other => other.with_context(cannot),
+    }
+}

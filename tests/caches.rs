@@ -1,0 +1,12 @@
+//! The cache engine between local disks and a store, with the real rsync.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its case has failed"
+)]
+
+#[path = "caches/fidelity.rs"]
+mod fidelity;
+#[path = "caches/sharing.rs"]
+mod sharing;
+#[path = "caches/world.rs"]
+mod world;
