@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Arg, ArgMatches, Command};
@@ -274,6 +275,12 @@ impl<'a> Given<'a> {
         let setting = self.setting(name);
         let text: Option<&String> = self.flags.get_one(setting.name);
         text.filter(|_| !setting.secret).cloned()
+    }
+
+    /// The file that a secret comes from, if it comes from one.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        self.file_of(self.setting(name)).map(PathBuf::from)
     }
 
     fn file_of(&self, setting: &Setting) -> Option<String> {

@@ -14,7 +14,7 @@ use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
 use crate::{cache_command, caches, check, job_hooks, lifecycle, state, sweep};
 
 /// Parses, dispatches, and reports what could not be done; the exit code.
-pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result<()>) -> u8 {
+pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: io::Result<()>) -> u8 {
     let arguments = match settings::parse(command()) {
         Ok(arguments) => arguments,
         Err(code) => return code,
@@ -25,7 +25,7 @@ pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: nix::Result
     let done = started
         .context("cannot take over signals and children")
         .and_then(|owned| {
-            hidden.context("cannot hide this process's memory")?;
+            hidden.context("cannot hide this process from others")?;
             dispatch(&arguments, (given, &environment), owned)
         });
     done.unwrap_or_else(|error| {
@@ -70,6 +70,15 @@ fn command() -> Command {
         )
         .arg(delete.help("Removes them"))
         .arg(json()),
+    )
+    .subcommand(
+        named("timeline", "Draws the phases of a run from its log, as SVG").arg(
+            Arg::new("log")
+                .value_name("LOG")
+                .value_parser(value_parser!(PathBuf))
+                .required(true)
+                .help("The JSON log, or a container's whole output with it; - for standard input"),
+        ),
     )
     .subcommand(
         named("hook", "Called by the runner when a job starts and ends")
@@ -119,6 +128,10 @@ fn dispatch(
         Some(("hook", hook)) => {
             let socket: &PathBuf = hook.get_one("socket").context("no socket")?;
             job_hooks::send(socket, environment).map(|()| exit_code::DONE)
+        }
+        Some(("timeline", timeline)) => {
+            let log: &PathBuf = timeline.get_one("log").context("no log")?;
+            crate::timeline::run(log)
         }
         Some(("sweep", sweep)) => with(
             given,

@@ -2,6 +2,7 @@
 
 mod cache_command;
 mod caches;
+mod capabilities;
 mod check;
 mod cli;
 mod config;
@@ -28,14 +29,18 @@ mod shared;
 mod state;
 mod summary;
 mod sweep;
+mod timeline;
 mod user;
 mod version;
 
+use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let started = init::start();
     // Nobody else, root in this container included, may look into our memory and environment.
-    let hidden = nix::sys::prctl::set_dumpable(false);
+    // First of all, and before there is a second thread, which would keep what it was given.
+    let hidden = nix::sys::prctl::set_dumpable(false).map_err(io::Error::from);
+    let hidden = hidden.and_then(|()| Ok(capabilities::drop_unneeded()?));
+    let started = init::start();
     ExitCode::from(cli::main(started, hidden))
 }

@@ -45,6 +45,7 @@ impl Task<'_> {
         listener::find(&runner.home).map_err(Failure::unavailable)?;
         if runner.sudo {
             user.allow_sudo()?;
+            runner_files::remove_secrets(&runner.secret_files)?;
         }
         runner_files::clean(&runner.home)?;
         shared::make(runner, self.settings.caches.as_ref(), &user)?;

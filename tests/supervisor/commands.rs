@@ -156,6 +156,41 @@ fn health_and_metrics_are_served_on_request() {
 }
 
 #[test]
+fn a_timeline_is_drawn_from_the_log_of_a_run_with_everything_around_it() {
+    let trial = Trial::new();
+    trial.queue(
+        github_double::JobSpec::new(crate::harness::REPOSITORY, "<build> & \"test\"")
+            .step("only", "true"),
+    );
+    let ended = trial.run();
+    assert_eq!(ended.code, 0, "{}", ended.log_text());
+    let log = trial.path("whole.log");
+    std::fs::write(&log, format!("{}{}", ended.stdout, ended.log_text())).unwrap();
+    let drawn = trial.start(&["timeline", log.to_str().unwrap()]).end();
+    assert_eq!(drawn.code, 0, "{}", drawn.log_text());
+    assert!(drawn.stdout.starts_with("<svg "), "{}", drawn.stdout);
+    for phase in ended.phases() {
+        assert!(
+            drawn.stdout.contains(&format!(">{phase}</text>")),
+            "{phase}"
+        );
+    }
+    assert!(
+        drawn
+            .stdout
+            .contains("&lt;build&gt; &amp; &quot;test&quot;: Succeeded")
+    );
+    std::fs::write(&log, "nothing of ours\n").unwrap();
+    let refused = trial.start(&["timeline", log.to_str().unwrap()]).end();
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.errors().contains("LOG_FORMAT=json"),
+        "{}",
+        refused.errors()
+    );
+}
+
+#[test]
 fn help_and_version_need_no_settings() {
     let trial = Trial::new();
     for words in [["--help"], ["--version"]] {

@@ -180,6 +180,33 @@ fn a_job_cannot_read_the_secrets() {
 }
 
 #[test]
+fn the_supervisor_keeps_no_capability_that_it_does_not_need_and_cannot_be_looked_into() {
+    let trial = Trial::new();
+    let supervisor = trial.idle();
+    let process = std::path::PathBuf::from(format!("/proc/{}", supervisor.pid()));
+    let status = fs::read_to_string(process.join("status")).unwrap();
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP (capability.h).
+    let needed = [0_u64, 1, 3, 4, 5, 6, 7, 8]
+        .map(|bit| 1 << bit)
+        .iter()
+        .sum::<u64>();
+    for name in ["CapPrm:\t", "CapEff:\t", "CapInh:\t"] {
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        assert_eq!(mask & !needed, 0, "{name}{mask:x}");
+    }
+    // Whoever is not dumpable belongs to root in /proc, whoever it is.
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(process.join("environ")).unwrap().uid();
+    assert_eq!(owner, 0);
+    supervisor.terminate();
+    assert_eq!(supervisor.end().code, 143);
+}
+
+#[test]
 fn the_runner_finds_its_externals_and_owns_its_directories() {
     let trial = Trial::new();
     trial.queue_step("touch $RUNNER_TOOL_CACHE/mine $GITHUB_WORKSPACE/mine; cat $AGENT_TOOLSDIRECTORY/kept/1.0.0/x64/tool");

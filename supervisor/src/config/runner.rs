@@ -26,6 +26,8 @@ pub(crate) struct Runner {
     pub(crate) work: PathBuf,
     pub(crate) user: String,
     pub(crate) sudo: bool,
+    /// The files that the secrets came from: root in the container can read them.
+    pub(crate) secret_files: Vec<PathBuf>,
     /// Where the setup actions keep their tools.
     pub(crate) tool_cache: PathBuf,
     /// What the listener, and so every job, inherits. No secret of ours is in it.
@@ -75,6 +77,10 @@ pub(super) fn read(
     let work = absolute(given, "RUNNER_WORKDIR");
     let sudo = given.parsed::<Switch>("RUNNER_SUDO");
     let environment = job_environment(given, environment);
+    let secrets = SETTINGS.iter().filter(|setting| setting.secret);
+    let secret_files = secrets
+        .filter_map(|setting| given.file(setting.name))
+        .collect();
     let default_labels = !without?.0;
     let mut labels: Vec<String> = Vec::new();
     if default_labels {
@@ -92,6 +98,7 @@ pub(super) fn read(
         work: work?,
         user: user?,
         sudo: sudo?.0,
+        secret_files,
         tool_cache: roots?.tools,
         environment: environment?,
     })
