@@ -141,7 +141,7 @@ fn no_image_has_a_secret_or_a_package_list_in_its_history(stage: &Stage) -> Resu
             config.contains("0123abc"),
             "{tag} does not tell its commit: {config}"
         );
-        let caches = "ls -A /var/lib/apt/lists /root /tmp | grep -v -e : -e '^$' -e '^\\.bashrc$' -e '^\\.profile$' || true";
+        let caches = "(ls -A /var/lib/apt/lists /var/cache/apt/archives /root /tmp; ls /var/cache/apt/*.bin 2>/dev/null) | grep -v -e : -e '^$' -e '^\\.bashrc$' -e '^\\.profile$' -e '^lock$' -e '^partial$' || true";
         let caches = shell(stage, tag, caches)?;
         ensure!(caches.is_empty(), "{tag} has caches: {caches}");
     }
