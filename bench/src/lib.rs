@@ -3,6 +3,7 @@
 
 mod axis;
 pub mod bench;
+mod cache;
 mod check;
 mod container;
 mod daemon;

@@ -16,6 +16,7 @@ pub struct Section {
 /// Together at most 20 minutes on two cores: cache 6, golden 3, dindd 5, supervisor 2, task 2,
 /// sizes and instructions 1.
 pub const SECTIONS: &[Section] = &[
+    crate::cache::SECTION,
     crate::dindd::SECTION,
     crate::supervisor::SECTION,
     crate::task::SECTION,
