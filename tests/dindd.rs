@@ -161,6 +161,10 @@ const TESTS: &[(&str, fn())] = &[
         a_dockerd_that_dies_while_it_serves_ends_the_task,
     ),
     (
+        "without_what_mounts_for_containers_the_task_ends",
+        without_what_mounts_for_containers_the_task_ends,
+    ),
+    (
         "a_dockerd_that_hangs_ends_the_task",
         a_dockerd_that_hangs_ends_the_task,
     ),
@@ -410,4 +414,12 @@ fn check_tells_every_precondition_also_while_dindd_runs() {
     );
     world.tell("TERM");
     world.ends_with(0);
+}
+
+fn without_what_mounts_for_containers_the_task_ends() {
+    let mut world = World::start(&[]);
+    world.wait_for(HEALTHY);
+    world.tell("kill-broker");
+    world.ends_with(70);
+    world.wait_for("what mounts for containers ended with signal SIGKILL");
 }
