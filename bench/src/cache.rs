@@ -28,7 +28,7 @@ pub(crate) const SECTION: Section = Section {
 
 /// Requests that the slow store has under way at most.
 const SLOTS: u32 = 64;
-const FILE: [u8; 4096] = [b'x'; 4096];
+const FILE: u64 = 4096;
 /// Files of a tool, and of one of its folders.
 const TOOL: u32 = 500;
 const FOLDER: u32 = 50;
@@ -255,7 +255,7 @@ impl Stores {
                 let last = local.join("tool0/1.0.0/x64/0/0");
                 let size = last.metadata().map(|found| found.len()).unwrap_or_default();
                 ensure!(
-                    size == FILE.len() as u64,
+                    size == FILE,
                     "{} was not restored",
                     last.display()
                 );
@@ -283,11 +283,27 @@ fn make_tool(root: &Path, name: &str) -> Result<()> {
         let folder = unit.join(folder.to_string());
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         for file in 0..FOLDER {
-            fs::write(folder.join(file.to_string()), FILE)?;
+            fs::write(folder.join(file.to_string()), content(name, file))?;
         }
     }
     fs::write(unit.with_extension("complete"), [])?;
     Ok(())
+}
+
+/// As compressible as programs are: half of it noise, half of it the same.
+fn content(tool: &str, file: u32) -> Vec<u8> {
+    let mut state = tool.bytes().fold(u64::from(file) + 1, |state, byte| {
+        state.wrapping_mul(31).wrapping_add(u64::from(byte))
+    });
+    let noise = (0..FILE / 2 / 8).flat_map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state ^ (state >> 29)).to_le_bytes()
+    });
+    let mut content: Vec<u8> = noise.collect();
+    content.extend((0..FILE / 2).map(|_| b'x'));
+    content
 }
 
 fn remove(path: &Path) -> Result<()> {
