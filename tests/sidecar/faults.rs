@@ -116,6 +116,15 @@ const WRONG: &[Wrong<'_>] = &[
         &["/var/docker-storage", "Read-only file system"],
     ),
     (
+        "a full volume",
+        &[
+            "--tmpfs=/var/docker-storage:size=1m",
+            "--env=DINDD_ALLOW_ANY_FS=1",
+        ],
+        69,
+        &["/var/docker-storage is full"],
+    ),
+    (
         "a log target that is not there",
         &[
             "--volume=STORAGE:/var/docker-storage",

@@ -148,6 +148,9 @@ unshare --pid --fork sh -c "mount -t proc proc /t/proc; echo processes: /t/proc/
 mount -t sysfs sys sys && ls sys/class/net
 mount -t devpts pts pts && mount -t mqueue queue queue && mount -t cgroup2 groups groups
 grep -c "/t/" /proc/mounts'
+# In a user namespace whose root looks like the real one, the kernel decides and not the broker.
+docker run --rm --privileged busybox sh -c '
+unshare --user --map-root-user --mount sh -c "mount -t tmpfs own /mnt && grep /mnt /proc/mounts"'
 # Without the capability nothing is mounted, with and without a filter.
 for options in "" "--security-opt seccomp=unconfined"; do
   docker run --rm $options busybox sh -c 'mkdir /t; mount -t tmpfs tmp /t || echo refused'
@@ -158,6 +161,7 @@ done"#;
         "lower",
         "processes: /t/proc/1",
         "eth0",
+        "own /mnt tmpfs",
         "refused\nrefused",
     ] {
         ensure!(found.contains(line), "no {line:?} in:\n{found}");

@@ -7,7 +7,11 @@ use testhost::Running;
 
 type Case = (&'static str, fn(&Stage, Engine) -> Result<()>);
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
+    (
+        "plain_runc_starts_containers_where_the_hosts_filter_lets_it",
+        plain_runc_starts_containers_where_the_hosts_filter_lets_it,
+    ),
     (
         "images_come_from_the_mirror_that_answers",
         images_come_from_the_mirror_that_answers,
@@ -48,6 +52,33 @@ fn with_settings(
     let dind = healthy_dind(&task)?;
     work(&task, &dind, &heard)?;
     end(dind, task, &heard)
+}
+
+fn plain_runc_starts_containers_where_the_hosts_filter_lets_it(
+    stage: &Stage,
+    engine: Engine,
+) -> Result<()> {
+    // Where the host sees the folder that the image is built from.
+    let profile = "/run/chain/trixie/images/dind/seccomp.json";
+    let options = TaskOptions {
+        engine,
+        create: vec![format!("--security-opt=seccomp={profile}")],
+        ..TaskOptions::default()
+    };
+    let name = format!("plain-{}", engine.suite());
+    with_settings(stage, &name, options, |task, _, heard| {
+        heard.wait_for("the choice is told", |line| {
+            matches!(&line.said, Said::Event { message, .. } if message.contains("chosen=plain runc"))
+        })?;
+        let said = task.docker(
+            "docker run --detach --user 1000 --name first busybox sleep 1000 >/dev/null
+             docker exec first id -u
+             docker run --rm --network container:first --volume /tmp:/shared:rshared busybox sh -c \
+               'mkdir /shared/below && mount -t tmpfs tmpfs /shared/below 2>/dev/null || echo not mine'",
+        )?;
+        ensure!(said.ends_with("1000\nnot mine\n"), "it says {said:?}");
+        Ok(())
+    })
 }
 
 /// Two of Debian's registries in the host: a pull-through mirror of the other. Stopped on drop.

@@ -3,6 +3,7 @@
 //!
 //! Owns the frame only: which tests there are, and what they check, is each target's business.
 
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,7 +75,10 @@ pub fn main(target: &str, cases: &[Case]) -> ExitCode {
 #[must_use]
 pub fn main_on(prepare: Prepare, target: &str, tests: Vec<Test>) -> ExitCode {
     testhost::reexec();
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // A test waits for containers more than it computes.
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    arguments.test_threads.get_or_insert(2 * cores);
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(tests, None)).exit_code();
     }

@@ -11,8 +11,8 @@ use crate::github::TOKEN;
 use crate::line::Line;
 use crate::stage::{BUSYBOX, STORE, Stage};
 
-/// How long dindd may take until a job could use its Docker.
-const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
+/// How long dindd may take until a job could use its Docker; it gives up earlier by itself.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(150);
 
 /// Task-scoped volumes and where both containers mount them, at the same path on both sides: the
 /// daemon resolves the paths that the runner names.
@@ -112,7 +112,7 @@ impl<'a> Task<'a> {
     /// Waits until the sidecar is healthy, with the command of the task definition's health check.
     ///
     /// # Errors
-    /// It is not, within a minute.
+    /// It is not, and has not ended either.
     pub fn wait_for_docker(&self, dind: &mut Container<'_>) -> Result<()> {
         dind.wait_healthy(&["/usr/local/bin/dindd", "health"], HEALTHY_LIMIT)
     }
