@@ -7,8 +7,16 @@ use crate::progress::Progress;
 /// Tells the run's record.
 pub(crate) fn tell(progress: &Progress, code: u8) {
     let state = progress.state();
-    let phases: Vec<String> = progress
-        .phases()
+    let past = progress.phases();
+    let detail = |phase: &str| {
+        let of_phase = past.iter().rev().find(|past| past.phase == phase);
+        of_phase.map(|past| past.detail.clone())
+    };
+    // What was owed, and what became of it.
+    let restored = detail("cache-restore");
+    let published = detail("cache-publish");
+    let deregistered = detail("deregister");
+    let phases: Vec<String> = past
         .iter()
         .map(|past| format!("{} {} ms", past.phase, past.elapsed_ms))
         .collect();
@@ -16,29 +24,27 @@ pub(crate) fn tell(progress: &Progress, code: u8) {
     let (runner, job, result) = (state.runner, state.job, state.result);
     let (repository, run_id) = (state.repository, state.run_id);
     let phases = phases.join(", ");
+    macro_rules! tell {
+        ($level:ident) => {
+            tracing::$level!(
+                exit_code = code,
+                elapsed_ms,
+                runner,
+                job,
+                result,
+                repository,
+                run_id,
+                restored,
+                published,
+                deregistered,
+                phases,
+                "summary"
+            )
+        };
+    }
     if code == exit_code::DONE {
-        tracing::info!(
-            exit_code = code,
-            elapsed_ms,
-            runner,
-            job,
-            result,
-            repository,
-            run_id,
-            phases,
-            "summary"
-        );
+        tell!(info);
     } else {
-        tracing::warn!(
-            exit_code = code,
-            elapsed_ms,
-            runner,
-            job,
-            result,
-            repository,
-            run_id,
-            phases,
-            "summary"
-        );
+        tell!(warn);
     }
 }

@@ -72,6 +72,9 @@ fn everything_happens_in_the_documented_order() {
     );
     assert_eq!(last["repository"], "acme/widgets");
     assert!(last["run_id"].is_u64(), "{last}");
+    assert_eq!(last["deregistered"], "gone");
+    assert_eq!(last["restored"], ended.detail("cache-restore"));
+    assert_eq!(last["published"], ended.detail("cache-publish"));
     let (restored, published) = (ended.detail("cache-restore"), ended.detail("cache-publish"));
     assert_eq!(
         (restored, published),

@@ -103,7 +103,6 @@ impl Cell {
             .set("RUNNER_NAME", "")
             .set("RUNNER_NAME_PREFIX", "trial")
             .set("STOP_TIMEOUT", STOP_TIMEOUT.as_secs())
-            .set("GITHUB_TIMEOUT", 8)
             .set("WAIT_FOR_DOCKER", 3)
             .set("CACHE_RESTORE_TIMEOUT", 2);
         let docker = DockerDouble::of(&mut trial);
