@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use init::exit_code;
 use init::log::Format;
@@ -228,10 +229,22 @@ impl Caller {
         text
     }
 
-    /// Seen from here, its users are others than ours.
+    /// Seen from here its users are others than ours, or they look the same in another namespace:
+    /// its capabilities mean nothing outside of that.
     fn is_in_a_user_namespace(&self) -> bool {
+        let ours = Caller(std::process::id());
         let users = self.read("uid_map");
-        !users.is_empty() && users != Caller(std::process::id()).read("uid_map")
+        let other_users = !users.is_empty() && users != ours.read("uid_map");
+        other_users
+            || self
+                .user_namespace()
+                .is_some_and(|number| Some(number) != ours.user_namespace())
+    }
+
+    /// Its number, if the process is one that tells.
+    fn user_namespace(&self) -> Option<u64> {
+        let link = format!("/proc/{}/ns/user", self.0);
+        std::fs::metadata(link).ok().map(|found| found.ino())
     }
 
     /// Whether it has `SYS_ADMIN`.
@@ -272,6 +285,13 @@ mod tests {
         ] {
             assert_eq!(may_mount(kind), may, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn who_is_in_our_user_namespace_is_not_in_another() {
+        assert!(!Caller(std::process::id()).is_in_a_user_namespace());
+        // A process that is gone tells nothing.
+        assert_eq!(Caller(u32::MAX).user_namespace(), None);
     }
 
     #[test]
