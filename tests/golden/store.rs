@@ -16,9 +16,8 @@ pub(crate) const ARCHIVE: &str = "/run/golden/one.tar";
 /// The same and `app:2`.
 pub(crate) const NEWER: &str = "/run/golden/two.tar";
 
-/// Images with everything that a layer can have: whiteouts, an opaque directory, extended
-/// attributes, hard links, a sparse file, a device node, a setuid program, nanoseconds. busybox is
-/// in each, so that a task's own is not needed.
+/// Images with what is easily lost in a copy: whiteouts, an opaque directory, hard links, a sparse
+/// file, a device node, a setuid program, nanoseconds, a tar file's extended attribute.
 const IMAGES: &str = r#"
 mkdir -p /run/golden/context /run/golden/registry && cd /run/golden/context
 echo attribute >word
@@ -131,6 +130,14 @@ impl<'a> Store<'a> {
             ..self.options()
         };
         Job::begin(self.stage, name, options)
+    }
+}
+
+impl Drop for Store<'_> {
+    fn drop(&mut self) {
+        let folder = self.in_host().display().to_string();
+        // What cannot be removed is found as a leftover.
+        self.stage.host().run(["rm", "-rf", &folder]).ok();
     }
 }
 
