@@ -3,7 +3,13 @@
     clippy::unwrap_used,
     reason = "a test that cannot set up its case has failed"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests' own temporary directories"
+)]
 
+#[path = "caches/campaign.rs"]
+mod campaign;
 #[path = "caches/fidelity.rs"]
 mod fidelity;
 #[path = "caches/sharing.rs"]

@@ -162,13 +162,21 @@ fn tar_reads_a_pack_and_its_last_lines_tell_what_it_is() {
     fs::create_dir(&to).unwrap();
     let pack = world.pack("all/1.0.0/x64");
     let mut tar = Command::new("tar");
-    run(tar.args(["--zstd", "--delay-directory-restore", "-xpf"]).arg(&pack).arg("-C").arg(&to));
+    run(tar
+        .args(["--zstd", "--delay-directory-restore", "-xpf"])
+        .arg(&pack)
+        .arg("-C")
+        .arg(&to));
     let unit = "all/1.0.0/x64";
     assert_same(&describe(&to.join(unit)), &describe(&from.join(unit)));
     let bytes = fs::read(&pack).unwrap();
     let last: Vec<&[u8]> = bytes.rsplitn(4, |byte| *byte == b'\n').collect();
     assert!(last[1].starts_with(b"#cache-pack 0001 "));
-    let manifest = &last[2][last[2].iter().position(|byte| *byte == b'{').unwrap()..];
+    let begin = last[2]
+        .windows(9)
+        .rposition(|text| text == b"{\"format\"")
+        .unwrap();
+    let manifest = &last[2][begin..];
     let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
     assert_eq!(
         (&manifest["unit"], &manifest["arch"]),

@@ -11,7 +11,7 @@ use caches::{Caches, Condition, Event, Order, Progress, Published, Restored, Roo
 use init::Children;
 
 /// Only one of a process may be the reaper.
-fn children() -> &'static Children {
+pub(crate) fn children() -> &'static Children {
     static CHILDREN: OnceLock<Children> = OnceLock::new();
     CHILDREN.get_or_init(|| init::start().unwrap().0)
 }
