@@ -9,7 +9,7 @@ CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
 SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
 
-.PHONY: help demo test test-host build programs format lint deny host-files
+.PHONY: help demo test test-host build programs format lint deny host-files vm-test
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ programs: ## install what the tests call and the machine lacks
 lint: programs ## clippy and shellcheck
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES)
+
+vm-test: build ## a host in a virtual machine: minutes of emulation
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,vm/root,vm/machine --test machine
 
 host-files: programs ## check the Packer template and the systemd units
 	ami/test/validate

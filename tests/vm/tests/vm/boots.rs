@@ -1,0 +1,50 @@
+//! What happens at a boot: with an empty disk, again after a power loss, with another's disk, with
+//! none.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Stage, empty_disk};
+
+pub(crate) fn first_and_after_a_power_loss(stage: &Stage) -> Result<()> {
+    empty_disk(&stage.storage())?;
+    let mut machine = stage.boot(Some(&stage.storage()))?;
+    machine.run(include_str!("cases/first-boot.sh"))?;
+    machine.run(include_str!("cases/tasks-run.sh"))?;
+    // Between two writes.
+    drop(machine);
+    let mut machine = stage.boot(Some(&stage.storage()))?;
+    machine.run(include_str!("cases/second-boot.sh"))?;
+    machine.power_off()?;
+    let check = Command::new("xfs_repair")
+        .args(["-n", "-f"])
+        .arg(stage.storage())
+        .output()
+        .context("start xfs_repair")?;
+    let said = [check.stdout, check.stderr].concat();
+    ensure!(
+        check.status.success(),
+        "the volume is damaged:\n{}",
+        String::from_utf8_lossy(&said)
+    );
+    Ok(())
+}
+
+pub(crate) fn foreign_disk(stage: &Stage) -> Result<()> {
+    let disk = stage.workshop.file("foreign.img");
+    empty_disk(&disk)?;
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-L", "precious"])
+        .arg(&disk)
+        .status()
+        .context("start mke2fs")?;
+    ensure!(made.success(), "mke2fs: {made}");
+    let mut machine = stage.boot(Some(&disk))?;
+    machine.run(include_str!("cases/foreign-disk.sh")).map(drop)
+}
+
+pub(crate) fn missing_disk(stage: &Stage) -> Result<()> {
+    let mut machine = stage.boot(None)?;
+    machine.run(include_str!("cases/missing-disk.sh")).map(drop)
+}
