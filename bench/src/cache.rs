@@ -222,13 +222,18 @@ impl Stores {
 
     fn measure(&self, work: Work, way: Way) -> Result<f64> {
         let local = self.path("local");
-        if local.exists() {
+        if work == Work::RestoreCold && local.exists() {
             remove(&local)?;
         }
-        fs::create_dir(&local)?;
-        if work != Work::RestoreCold {
-            let copy = self.path("seed").join(".");
-            programs::output(Command::new("cp").arg("-a").arg(copy).arg(&local))?;
+        if work == Work::RestoreCold {
+            fs::create_dir(&local)?;
+        } else if !local.exists() {
+            programs::output(
+                Command::new("cp")
+                    .arg("-a")
+                    .arg(self.path("seed"))
+                    .arg(&local),
+            )?;
         }
         self.count.set(self.count.get() + 1);
         let new = format!("new{}", self.count.get());
@@ -254,19 +259,17 @@ impl Stores {
             Work::RestoreCold | Work::RestoreAgain => {
                 let last = local.join("tool0/1.0.0/x64/0/0");
                 let size = last.metadata().map(|found| found.len()).unwrap_or_default();
-                ensure!(
-                    size == FILE,
-                    "{} was not restored",
-                    last.display()
-                );
+                ensure!(size == FILE, "{} was not restored", last.display());
             }
             Work::PublishTool if way == Way::TarZstd => {
+                remove(&local.join(new))?;
                 programs::output(&mut publish(way, &self.path("seed"), &self.store(way))?)?;
             }
             Work::PublishTool => {
                 let script = format!("find {} -name '*{new}*'", self.store(way).display());
                 let found = programs::output(Command::new("sh").args(["-c", &script]))?;
                 ensure!(!found.is_empty(), "{new} was not published");
+                remove(&local.join(new))?;
                 for path in found.lines().map(Path::new).filter(|path| path.exists()) {
                     remove(path)?;
                 }
