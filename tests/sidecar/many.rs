@@ -305,5 +305,9 @@ fn a_sidecar_ends_in_time_whatever_a_job_has_left(stage: &Stage) -> Result<()> {
     ensure!(code == 0, "dindd ended with {code}:{}", heard.transcript());
     dind.remove()?;
     task.remove()?;
+    // A machine that is busy with other things may not get through with the files in that time.
+    let left = storage.entries()?;
+    ensure!(left.iter().all(|name| name == ".trash"), "left: {left:?}");
+    storage.reap()?;
     storage.end()
 }
