@@ -347,3 +347,41 @@ fn make_current(store: &Store, version: Option<&String>, told: Told) -> Result<u
 fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_would_not_look_at_the_images_is_refused_with_the_reason() {
+        let engine = |arguments: &[&str], remapped| {
+            let command =
+                init::settings::with_flags(Command::new("dindd"), crate::config::SETTINGS);
+            let userns = if remapped { "on" } else { "off" };
+            let words = [
+                "dindd".to_owned(),
+                format!("--userns={userns}"),
+                format!("--dockerd-args={}", arguments.join(" ")),
+            ];
+            let flags = command.try_get_matches_from(words).unwrap();
+            let environment = std::iter::empty::<(std::ffi::OsString, std::ffi::OsString)>();
+            Settings::read(&flags, &environment.collect())
+                .unwrap()
+                .engine
+        };
+        let suitable = engine(&["--debug"], false);
+        require_suitable("overlay2", &suitable).unwrap();
+        for (driver, engine, reason) in [
+            ("vfs", &suitable, "storage driver"),
+            ("overlay2", &engine(&["--debug"], true), "DINDD_USERNS"),
+            (
+                "overlay2",
+                &engine(&["--feature=containerd-snapshotter=true"], false),
+                "containerd image store",
+            ),
+        ] {
+            let error = require_suitable(driver, engine).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
