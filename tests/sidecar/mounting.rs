@@ -150,7 +150,7 @@ mount -t devpts pts pts && mount -t mqueue queue queue && mount -t cgroup2 group
 grep -c "/t/" /proc/mounts'
 # In a user namespace whose root looks like the real one, the kernel decides and not the broker.
 docker run --rm --privileged busybox sh -c '
-unshare --user --map-root-user --mount sh -c "mount -t tmpfs own /mnt && grep /mnt /proc/mounts"'
+mkdir -p /mnt; unshare --user --map-root-user --mount sh -c "mount -t tmpfs own /mnt && grep /mnt /proc/mounts"'
 # Without the capability nothing is mounted, with and without a filter.
 for options in "" "--security-opt seccomp=unconfined"; do
   docker run --rm $options busybox sh -c 'mkdir /t; mount -t tmpfs tmp /t || echo refused'
