@@ -89,11 +89,11 @@ fn before(life: &mut Life, phase: &Phase, action: &Action, times: u32) {
         // It does not get better: the time is short, and is not in the way of other cells.
         life.trial.set("GITHUB_TIMEOUT", 8);
     }
-    let action = match action {
+    let mut action = action.clone();
+    if method == "DELETE" && matches!(action, Action::Answer { status: 404, .. }) {
         // What is not found any more is gone: another's removal came first.
-        Action::Answer { status: 404, .. } if method == "DELETE" => action.clone().after_effect(),
-        other => other.clone(),
-    };
+        action = action.after_effect();
+    }
     let rule = || Rule::on(method, path, action.clone());
     life.trial.double.clear_faults();
     let first = rule().delay(Duration::from_millis(700)).times(1);
