@@ -15,7 +15,7 @@ mount --bind -o ro "$programs" "$root/run/programs"
 mount -t proc proc "$root/proc"
 DINDD=/run/programs/dindd chroot "$root" /run/checkout/ami/provision/provision files units clean
 # As an operator would: the disk's name here.
-sed -i 's|^DOCKER_STORAGE_DISK=.*|DOCKER_STORAGE_DISK=/dev/disk/by-id/virtio-storage|; s|WAIT=60|WAIT=120|' \
+sed -i 's|^DOCKER_STORAGE_DISK=.*|DOCKER_STORAGE_DISK=/dev/disk/by-id/virtio-storage|' \
     "$root/etc/ecs-runner-host/storage.conf"
 
 echo "== the test's own files"

@@ -86,7 +86,8 @@ impl Machine {
 
     /// Ends it in order.
     pub(crate) fn power_off(mut self) -> Result<()> {
-        self.run("systemctl poweroff --no-block")?;
+        // After the answer: the agent is one of the first things that end.
+        self.run("systemd-run --quiet --on-active=1s systemctl poweroff")?;
         let begin = Instant::now();
         while self.qemu.try_wait()?.is_none() {
             ensure!(

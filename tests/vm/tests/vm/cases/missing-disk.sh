@@ -1,7 +1,7 @@
 # shellcheck shell=bash source=/dev/null
 until_true 'the search is given up' systemctl is-failed docker-storage-format
 journalctl --boot --unit docker-storage-format --output cat |
-    grep 'no disk /dev/disk/by-id/virtio-storage after 120 s: attach the storage volume'
+    grep 'no disk /dev/disk/by-id/virtio-storage after 60 s: attach the storage volume'
 journalctl --boot --unit ecs --output cat | grep 'Dependency failed for ecs.service'
 test "$(systemctl is-active ecs)" = inactive
 test "$(systemctl is-active dindd-reap)" = inactive
