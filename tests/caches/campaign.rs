@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use caches::{Caches, Condition, Order, Rules, prune, scan};
@@ -19,7 +19,7 @@ use crate::world::{World, children, empty, publish, restore};
 const WRITERS: usize = 16;
 const READERS: usize = 16;
 /// Without [`MORE`].
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 30;
 const FILES: usize = 40;
 const UNITS: usize = 4;
 
@@ -115,6 +115,48 @@ impl Random {
     }
 }
 
+/// Starts all processes, kills two of three at some instant, and waits for the rest.
+async fn live_and_die(
+    (sources, targets): (&[PathBuf], &[PathBuf]),
+    store: &Path,
+    random: &mut Random,
+) {
+    let writers = sources.iter().map(|source| ("writer", source));
+    let readers = targets.iter().map(|target| ("reader", target));
+    let mut running = Vec::new();
+    for (role, root) in writers.chain(readers) {
+        fs::create_dir_all(root).unwrap();
+        let mut command = Command::new("/proc/self/exe");
+        command.args([
+            "--exact",
+            "campaign::a_process_of_the_campaign",
+            "--nocapture",
+        ]);
+        command.env(
+            ROLE,
+            format!("{role} {} {}", store.display(), root.display()),
+        );
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let delay = Duration::from_micros(random.below(400_000));
+        let at = tokio::time::Instant::now() + delay;
+        let child = children().spawn(&mut command).unwrap();
+        running.push((child, at, random.below(3) > 0));
+    }
+    for (mut child, at, is_killed) in running {
+        if is_killed {
+            tokio::time::timeout_at(at, child.exited()).await.ok();
+            child.signal_group(nix::sys::signal::Signal::SIGKILL);
+        }
+        let limit = Deadline::within(Duration::from_secs(60));
+        let exit = limit.bound(child.exited()).await.unwrap();
+        assert!(
+            is_killed || exit.is_success(),
+            "{}: {exit}",
+            store.display()
+        );
+    }
+}
+
 #[test]
 fn nobody_sees_half_a_unit_whoever_is_killed() {
     let world = World::new();
@@ -135,46 +177,7 @@ fn nobody_sees_half_a_unit_whoever_is_killed() {
         let targets: Vec<PathBuf> = (0..READERS)
             .map(|number| world.path(&format!("reader{round}-{number}")))
             .collect();
-        let roles = sources
-            .iter()
-            .map(|source| ("writer", source))
-            .chain(targets.iter().map(|target| ("reader", target)));
-        runtime.block_on(async {
-            let mut running = Vec::new();
-            for (role, root) in roles {
-                fs::create_dir_all(root).unwrap();
-                let mut command = Command::new("/proc/self/exe");
-                command.args([
-                    "--exact",
-                    "campaign::a_process_of_the_campaign",
-                    "--nocapture",
-                ]);
-                command.env(
-                    ROLE,
-                    format!("{role} {} {}", store.display(), root.display()),
-                );
-                command
-                    .stdout(std::process::Stdio::null())
-                    .stderr(std::process::Stdio::null());
-                let delay = Duration::from_micros(random.below(400_000));
-                running.push((
-                    children().spawn(&mut command).unwrap(),
-                    tokio::time::Instant::now() + delay,
-                    random.below(3) > 0,
-                ));
-            }
-            for (mut child, at, is_killed) in running {
-                if is_killed {
-                    tokio::time::timeout_at(at, child.exited()).await.ok();
-                    child.signal_group(nix::sys::signal::Signal::SIGKILL);
-                }
-                let exit = Deadline::within(Duration::from_secs(60))
-                    .bound(child.exited())
-                    .await
-                    .unwrap();
-                assert!(is_killed || exit.is_success(), "round {round}: {exit}");
-            }
-        });
+        runtime.block_on(live_and_die((&sources, &targets), &store, &mut random));
         for target in &targets {
             for unit in scan(target).unwrap() {
                 assert_is_whole(target, &unit.to_string(), &format!("round {round}"));

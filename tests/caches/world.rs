@@ -122,7 +122,7 @@ pub(crate) fn unit(root: &Path, name: &str, content: &str) {
 pub(crate) fn describe(top: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut all = BTreeMap::new();
     let mut inodes = BTreeMap::new();
-    look(top, top, &mut |path, meta| {
+    look(top, &mut |path, meta| {
         let name = path
             .strip_prefix(top)
             .unwrap()
@@ -172,7 +172,7 @@ pub(crate) fn assert_same(here: &BTreeMap<Vec<u8>, String>, there: &BTreeMap<Vec
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
-fn look(top: &Path, path: &Path, each: &mut dyn FnMut(&Path, &fs::Metadata)) {
+fn look(path: &Path, each: &mut dyn FnMut(&Path, &fs::Metadata)) {
     let mut entries: Vec<PathBuf> = fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -182,7 +182,7 @@ fn look(top: &Path, path: &Path, each: &mut dyn FnMut(&Path, &fs::Metadata)) {
         let meta = fs::symlink_metadata(&entry).unwrap();
         each(&entry, &meta);
         if meta.is_dir() {
-            look(top, &entry, each);
+            look(&entry, each);
         }
     }
 }

@@ -186,6 +186,25 @@ impl<'a> Extraction<'a> {
         Ok(made)
     }
 
+    /// Makes a directory, the unit's with those above it.
+    fn make_directory(&self, attributes: Attributes) -> anyhow::Result<()> {
+        let mode = Mode::from_raw_mode(0o700);
+        let is_top = attributes.path == Path::new(&self.pack.manifest.unit.to_string());
+        for above in ancestors(&attributes.path).into_iter().filter(|_| is_top) {
+            match mkdirat(self.stage, above, Mode::from_raw_mode(0o755)) {
+                Err(Errno::EXIST) => {}
+                other => other?,
+            }
+        }
+        mkdirat(self.stage, &attributes.path, mode)?;
+        self.later().directories.push(attributes);
+        Ok(())
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a pack has these kinds of entries, and archives may get others"
+    )]
     fn make(&self, item: Item<'_>) -> anyhow::Result<()> {
         let Item {
             kind,
@@ -196,23 +215,7 @@ impl<'a> Extraction<'a> {
         } = item;
         let marker = format!("{}{MARKER}", self.pack.manifest.unit);
         match kind {
-            EntryType::Directory => {
-                let mode = Mode::from_raw_mode(0o700);
-                let parents = attributes.path == Path::new(&self.pack.manifest.unit.to_string());
-                match mkdirat(self.stage, &attributes.path, mode) {
-                    Err(Errno::NOENT) if parents => {
-                        for above in ancestors(&attributes.path) {
-                            match mkdirat(self.stage, above, Mode::from_raw_mode(0o755)) {
-                                Err(Errno::EXIST) => {}
-                                other => other?,
-                            }
-                        }
-                        mkdirat(self.stage, &attributes.path, mode)?;
-                    }
-                    other => other?,
-                }
-                self.later().directories.push(attributes);
-            }
+            EntryType::Directory => self.make_directory(attributes)?,
             EntryType::Regular if attributes.path == Path::new(&marker) => {
                 self.later().marker = Some(attributes.mtime);
             }
@@ -244,7 +247,7 @@ impl<'a> Extraction<'a> {
                     AtFlags::empty(),
                 )?;
             }
-            EntryType::Continuous | EntryType::Char | EntryType::Block | EntryType::Fifo | _ => {
+            _ => {
                 bail!("an entry of the kind {kind:?} does not belong into a pack")
             }
         }
