@@ -45,15 +45,16 @@ pub(crate) fn require_suitable(storage: &Path, any: bool) -> Result<()> {
     let statistics = rustix::fs::statfs(storage).context("statfs")?;
     if u64::try_from(statistics.f_type).ok() != Some(XFS) {
         bail!(
-            "{path} is not XFS (its filesystem type is {:#x}); mount an XFS volume there, or set \
-             DINDD_ALLOW_ANY_FS=1 to take it as it is",
+            "{path} is not XFS (its filesystem type is {:#x}); mount an XFS volume there, name another \
+             by DINDD_STORAGE, or set DINDD_ALLOW_ANY_FS=1 to take it as it is",
             statistics.f_type
         );
     }
     if let Some(neighbour) = shares_its_device(found.dev()) {
         bail!(
             "{path} is on the same device as {}: the volume is not mounted and images would fill \
-             that disk; mount it on the host, or set DINDD_ALLOW_ANY_FS=1 to take it as it is",
+             that disk; mount it on the host, name another by DINDD_STORAGE, or set \
+             DINDD_ALLOW_ANY_FS=1 to take it as it is",
             neighbour.display()
         );
     }

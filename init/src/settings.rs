@@ -238,12 +238,16 @@ impl<'a> Given<'a> {
         }
         match fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => {
-                self.mistake(name, &format!("the file {path} is empty"));
+                self.mistake(
+                    &format!("{name}_FILE"),
+                    &format!("the file {path} is empty"),
+                );
                 None
             }
             Ok(text) => Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned())),
             Err(error) => {
-                self.mistake(name, &format!("cannot read the file {path}: {error}"));
+                let told = format!("cannot read the file {path}: {error}");
+                self.mistake(&format!("{name}_FILE"), &told);
                 None
             }
         }
@@ -494,7 +498,7 @@ mod tests {
         let text = mistakes.unwrap_err();
         assert!(text.contains("give only one of them"), "{text}");
         assert!(
-            text.contains("cannot read the file /nowhere/token"),
+            text.contains("DEMO_TOKEN_FILE: cannot read the file /nowhere/token"),
             "{text}"
         );
     }

@@ -142,7 +142,9 @@ impl Task<'_> {
         let ask_version = async {
             let version = place.version(self.children).await;
             version.map_err(|error| {
-                Failure::unavailable(error.context("the runner's program does not work"))
+                Failure::unavailable(
+                    error.context("the runner's program in RUNNER_HOME does not work here"),
+                )
             })
         };
         let ((), version) = tokio::try_join!(authenticate, ask_version)?;

@@ -40,7 +40,7 @@ const MISTAKES: [Mistake; 7] = [
         what: "a secret's file that is not mounted",
         run: "--env=GITHUB_URL=https://github.com/acme --env=GITHUB_PAT_FILE=/run/secrets/pat ecs-runner",
         code: 64,
-        names: &["GITHUB_PAT", "/run/secrets/pat"],
+        names: &["GITHUB_PAT_FILE", "/run/secrets/pat"],
     },
     Mistake {
         what: "a runner of another architecture",
@@ -51,7 +51,7 @@ const MISTAKES: [Mistake; 7] = [
               mv other Runner.Listener; exec supervisor'",
         code: 69,
         names: &[
-            "the runner's program does not work",
+            "the runner's program in RUNNER_HOME does not work here",
             "/home/runner/bin/Runner.Listener",
         ],
     },
@@ -59,7 +59,7 @@ const MISTAKES: [Mistake; 7] = [
         what: "an absent storage volume",
         run: "{sidecar} ecs-dind",
         code: 69,
-        names: &["/var/docker-storage", "DINDD_ALLOW_ANY_FS"],
+        names: &["/var/docker-storage", "DINDD_STORAGE"],
     },
     Mistake {
         what: "a log target whose owner does not run",
