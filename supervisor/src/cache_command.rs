@@ -37,31 +37,6 @@ pub(crate) fn command(json: &Arg) -> Command {
             .about(about)
             .args([store.clone(), root.clone(), json.clone()])
     };
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .action(ArgAction::SetTrue)
-            .help(help)
-    };
-    let days = |name: &'static str, help: &'static str| {
-        let parser = value_parser!(u64);
-        Arg::new(name)
-            .long(name)
-            .value_name("DAYS")
-            .value_parser(parser)
-            .help(help)
-    };
-    let grace = Arg::new("grace")
-        .long("grace")
-        .value_name("SECONDS")
-        .value_parser(value_parser!(u64))
-        .default_value("7200")
-        .help("Longer than any restore or publication: what may be in use until then is kept");
-    let size = Arg::new("max-size")
-        .long("max-size")
-        .value_name("SIZE")
-        .value_parser(parse_size)
-        .help("Removes the least recently used tools until the rest is no larger, as 20G");
     Command::new("cache")
         .about("The caches alone, without GitHub")
         .subcommand_required(true)
@@ -78,22 +53,50 @@ pub(crate) fn command(json: &Arg) -> Command {
             )
             .arg(flag("keep", "Leaves damaged ones where they are")),
         )
-        .subcommand(
-            one(
-                "prune",
-                "Removes what is old and what killed publishers left; safe at any time",
-            )
-            .arg(days(
-                "unused",
-                "Removes tools that no restore has used for so long",
-            ))
-            .arg(days(
-                "older",
-                "Removes tools that were published so long ago",
-            ))
-            .args([size, grace])
-            .arg(flag("dry-run", "Only tells what would be removed")),
-        )
+        .subcommand(prune_command(one(
+            "prune",
+            "Removes what is old and what killed publishers left; safe at any time",
+        )))
+}
+
+/// What `prune` takes besides.
+fn prune_command(command: Command) -> Command {
+    let days = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("DAYS")
+            .value_parser(value_parser!(u64))
+            .help(help)
+    };
+    let grace = Arg::new("grace")
+        .long("grace")
+        .value_name("SECONDS")
+        .value_parser(value_parser!(u64))
+        .default_value("7200")
+        .help("Longer than any restore or publication: what may be in use until then is kept");
+    let size = Arg::new("max-size")
+        .long("max-size")
+        .value_name("SIZE")
+        .value_parser(parse_size)
+        .help("Removes the least recently used tools until the rest is no larger, as 20G");
+    command
+        .arg(days(
+            "unused",
+            "Removes tools that no restore has used for so long",
+        ))
+        .arg(days(
+            "older",
+            "Removes tools that were published so long ago",
+        ))
+        .args([size, grace])
+        .arg(flag("dry-run", "Only tells what would be removed"))
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
 /// A number of bytes: `500M`, `20G`, `1048576`.
