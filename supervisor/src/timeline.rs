@@ -293,8 +293,8 @@ prefix {"timestamp":"2026-11-21T09:00:12.000Z","level":"INFO","message":"phase d
             bars,
             [
                 ("directories", 100, false),
-                ("job", 1500, false),
-                ("idle", 500, true)
+                ("idle", 500, true),
+                ("job", 1500, false)
             ]
         );
         assert_eq!(run.title, "ci-1");

@@ -69,8 +69,6 @@ impl Trial {
             ("SUPERVISOR_STATE_FILE", path("state.json")),
             ("LOG_FORMAT", "json".to_owned()),
             ("LOG_LEVEL", "supervisor=debug".to_owned()),
-            ("FAKES", trial.root.display().to_string()),
-            ("REAL_RSYNC", real_rsync()),
             (
                 "PATH",
                 format!("{}:/usr/local/bin:/usr/bin:/bin", path("bin")),
@@ -240,12 +238,12 @@ impl Trial {
 
     /// Ends what a killed supervisor left: processes with an environment of the trial's.
     pub(crate) fn kill_orphans(&self) {
-        let mark = format!("FAKES={}", self.root.display());
+        let mark = format!("PATH={}:", self.path("bin").display());
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
             let ours = environment
                 .split(|byte| *byte == 0)
-                .any(|variable| variable == mark.as_bytes());
+                .any(|variable| variable.starts_with(mark.as_bytes()));
             let pid = entry.file_name().to_string_lossy().parse();
             if let (true, Ok(pid)) = (ours, pid) {
                 // It may have ended by itself.
@@ -457,6 +455,10 @@ fn lay_out(root: &Path) {
     fs::create_dir(root.join("bin")).unwrap();
     let fakes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fakes");
     fs::copy(fakes.join("rsync"), root.join("bin/rsync")).unwrap();
+    // Whoever copies writes into it: the runner's user publishes, and root copies the externals.
+    let journal = root.join("journal");
+    fs::write(&journal, "").unwrap();
+    fs::set_permissions(&journal, fs::Permissions::from_mode(0o666)).unwrap();
     if geteuid().is_root() {
         let user = User::from_name(&runner_user()).unwrap().unwrap();
         nix::unistd::chown(&home, Some(user.uid), Some(user.gid)).unwrap();
@@ -478,14 +480,6 @@ fn stand_in() -> PathBuf {
         }
     });
     runner_stand_in::program().unwrap()
-}
-
-fn real_rsync() -> String {
-    let found = ["/usr/local/bin", "/usr/bin", "/bin"]
-        .iter()
-        .map(|directory| Path::new(directory).join("rsync"))
-        .find(|path| path.is_file());
-    found.expect("rsync is not installed").display().to_string()
 }
 
 /// Where everybody may look: the runner's user is another one when root runs the tests.

@@ -105,15 +105,5 @@ fn environment() -> impl Iterator<Item = (String, std::ffi::OsString)> {
     )]
     let all = std::env::vars_os();
     all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| {
-            [
-                "PATH",
-                "LOG_FORMAT",
-                "LOG_LEVEL",
-                "FAKES",
-                "REAL_RSYNC",
-                "TMPDIR",
-            ]
-            .contains(&name.as_str())
-        })
+        .filter(|(name, _)| ["PATH", "LOG_FORMAT", "LOG_LEVEL", "TMPDIR"].contains(&name.as_str()))
 }
