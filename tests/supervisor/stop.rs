@@ -23,7 +23,8 @@ struct Point {
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-const PUBLISHING: &str = "mkdir -p $RUNNER_TOOL_CACHE/a/1/x64 && touch $RUNNER_TOOL_CACHE/a/1/x64.complete $RUNNER_TOOL_CACHE/loose";
+/// A step after which there is a tool and a loose file to publish.
+pub(crate) const PUBLISHING: &str = "mkdir -p $RUNNER_TOOL_CACHE/a/1/x64 && touch $RUNNER_TOOL_CACHE/a/1/x64.complete $RUNNER_TOOL_CACHE/loose";
 
 fn never(method: &str, path: &str) -> Rule {
     Rule::on(method, path, Action::NeverAnswer { effect: false })

@@ -8,6 +8,7 @@ use github_double::{
 };
 
 use crate::harness::Supervisor;
+use crate::stop::PUBLISHING;
 use crate::table::Life;
 
 /// What a phase is about, as far as a fault wants to know.
@@ -30,8 +31,6 @@ pub(crate) struct Phase {
     /// Lets it go on, to its end.
     pub(crate) leave: fn(&Life),
 }
-
-const PUBLISHING: &str = "mkdir -p $RUNNER_TOOL_CACHE/a/1/x64 && touch $RUNNER_TOOL_CACHE/a/1/x64.complete $RUNNER_TOOL_CACHE/loose";
 
 /// A job that is there from the start, and ends when it is let.
 fn patient_job(life: &Life) {
