@@ -12,6 +12,18 @@ use tracing::error;
 use crate::config::{self, SETTINGS, Settings};
 use crate::{broker, check, golden, health, inside, lifecycle, probe, reap};
 
+/// What the help of the smaller commands shows.
+const HEALTH: &[&str] = &["DINDD_HEALTH_ADDR", "LOG_FORMAT", "LOG_LEVEL"];
+const REAP: &[&str] = &["DINDD_STORAGE", "LOG_FORMAT", "LOG_LEVEL"];
+const GOLDEN: &[&str] = &[
+    "DINDD_GOLDEN",
+    "DINDD_REGISTRY_MIRRORS",
+    "DINDD_DOCKERD_ARGS",
+    "DINDD_START_TIMEOUT",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+];
+
 /// Runs the command that was asked for; the code to exit with.
 pub(crate) fn run(children: Children, signals: Signals) -> u8 {
     let flags = match settings::parse(command()) {
@@ -64,17 +76,28 @@ fn command() -> Command {
         .after_help("Without a command, dindd runs. The settings apply to every command.")
         .subcommands([
             Command::new("run").about("Prepare, run dockerd, serve health, clean up (default)"),
-            Command::new("health").about("Ask a running dindd whether containers can be started"),
+            settings::showing(
+                Command::new("health")
+                    .about("Ask a running dindd whether containers can be started"),
+                SETTINGS,
+                HEALTH,
+            ),
             Command::new("check")
                 .about("Tell whether dindd would run here, and what would make it stronger")
                 .arg(json()),
-            Command::new("reap")
-                .about("Remove data-roots whose dindd is gone, and trash, from the storage volume")
-                .args([
-                    switch("dry-run", "Only tell what would be removed."),
-                    json(),
-                ]),
-            golden::command(json()),
+            settings::showing(
+                Command::new("reap")
+                    .about(
+                        "Remove data-roots whose dindd is gone, and trash, from the storage volume",
+                    )
+                    .args([
+                        switch("dry-run", "Only tell what would be removed."),
+                        json(),
+                    ]),
+                SETTINGS,
+                REAP,
+            ),
+            settings::showing(golden::command(json()), SETTINGS, GOLDEN),
             Command::new("runc")
                 .about("Be the OCI runtime: runc with what a filtered kernel needs")
                 .disable_help_flag(true)

@@ -166,8 +166,16 @@ pub(crate) async fn ask(address: SocketAddr) -> u8 {
             info!("healthy");
             exit_code::DONE
         }
-        Ok(Err(cause)) => {
+        Ok(Err(cause @ bollard::errors::Error::DockerResponseServerError { .. })) => {
             error!("not healthy: {cause}");
+            exit_code::UNEXPECTED
+        }
+        Ok(Err(cause)) => {
+            let cause = anyhow::Error::from(cause);
+            error!(
+                "not healthy: nobody serves {address} (DINDD_HEALTH_ADDR): {}",
+                cause.root_cause()
+            );
             exit_code::UNEXPECTED
         }
         Err(_) => {

@@ -11,9 +11,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::ArgMatches;
 
-use crate::exit_code;
+mod flags;
+pub use flags::{parse, showing, with_flags};
 
 /// A setting: the environment variable `name`, the flag `--flag`.
 #[derive(Clone, Copy, Debug)]
@@ -32,28 +33,6 @@ pub struct Setting {
     pub value: &'static str,
     /// One sentence for `--help` and the README.
     pub help: &'static str,
-}
-
-impl Setting {
-    fn arg(&self) -> Arg {
-        let mut help = format!("{} [env: {}", self.help, self.name);
-        if self.secret {
-            help += &format!(" or {}_FILE", self.name);
-        }
-        if !self.aliases.is_empty() {
-            help += &format!(", alias {}", self.aliases.join(", "));
-        }
-        help += "]";
-        if let Some(default) = self.default {
-            help += &format!(" [default: {default}]");
-        }
-        let value = if self.secret { "FILE" } else { self.value };
-        Arg::new(self.name)
-            .long(self.flag)
-            .value_name(value)
-            .help(help)
-            .global(true)
-    }
 }
 
 /// A value that must never be shown: no `Debug`, no `Display`.
@@ -114,28 +93,6 @@ impl FromIterator<(OsString, OsString)> for Environment {
                 .collect(),
         )
     }
-}
-
-/// Adds the settings' flags to a command; they may stand before or after a subcommand.
-#[must_use]
-pub fn with_flags(command: Command, settings: &[Setting]) -> Command {
-    command.args(settings.iter().map(Setting::arg))
-}
-
-/// Parses the command line. `Err` is the code to exit with: 0 after `--help`, else 64.
-///
-/// # Errors
-/// When the process should end at once; what there was to say has been printed.
-pub fn parse(command: Command) -> Result<ArgMatches, u8> {
-    command.try_get_matches().map_err(|error| {
-        // A closed terminal is no reason for another exit code.
-        error.print().ok();
-        if error.use_stderr() {
-            exit_code::USAGE
-        } else {
-            exit_code::DONE
-        }
-    })
 }
 
 /// Everything that is wrong with the settings, for one message.
@@ -366,9 +323,11 @@ fn looks_like(name: &str, setting: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::Command;
+
     use super::*;
 
-    const TABLE: &[Setting] = &[
+    pub(super) const TABLE: &[Setting] = &[
         Setting {
             name: "DEMO_PORT",
             flag: "port",

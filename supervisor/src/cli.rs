@@ -13,6 +13,27 @@ use init::{Children, Signals, exit_code};
 use crate::config::{self, FAMILIES, FOREIGN, SETTINGS, Settings};
 use crate::{cache_command, caches, check, job_hooks, lifecycle, state, sweep};
 
+/// What the help of the smaller commands shows.
+const LOG: &[&str] = &["LOG_FORMAT", "LOG_LEVEL"];
+const STATUS: &[&str] = &["SUPERVISOR_STATE_FILE", "LOG_FORMAT", "LOG_LEVEL"];
+const CACHE: &[&str] = &["CACHE_EXCLUDE", "LOG_FORMAT", "LOG_LEVEL"];
+const SWEEP: &[&str] = &[
+    "GITHUB_URL",
+    "RUNNER_SCOPE",
+    "ORG_NAME",
+    "ENTERPRISE_NAME",
+    "GITHUB_HOST",
+    "GITHUB_API_URL",
+    "GITHUB_TIMEOUT",
+    "GITHUB_APP_ID",
+    "GITHUB_APP_PRIVATE_KEY",
+    "GITHUB_APP_INSTALLATION_ID",
+    "GITHUB_PAT",
+    "RUNNER_NAME_PREFIX",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+];
+
 /// Parses, dispatches, and reports what could not be done; the exit code.
 pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: io::Result<()>) -> u8 {
     let arguments = match settings::parse(command()) {
@@ -42,6 +63,7 @@ fn command() -> Command {
             .help("For machines")
     };
     let named = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    let showing = |command, shown| settings::showing(command, SETTINGS, shown);
     let delete = Arg::new("delete").long("delete").action(ArgAction::SetTrue);
     let socket = Arg::new("socket").value_parser(value_parser!(PathBuf));
     let command = named(
@@ -54,24 +76,26 @@ fn command() -> Command {
         "Prepares, registers and runs one ephemeral runner (the default)",
     ))
     .subcommand(named("check", "Tells whether it would run, and what is missing").arg(json()))
-    .subcommand(
+    .subcommand(showing(
         named(
             "status",
             "Tells where the running supervisor stands; 0 when healthy",
         )
         .arg(json()),
-    )
-    .subcommand(cache_command::command(&json()))
+        STATUS,
+    ))
+    .subcommand(showing(cache_command::command(&json()), CACHE))
     .subcommand(named("cache-worker", "The process that touches the store").hide(true))
-    .subcommand(
+    .subcommand(showing(
         named(
             "sweep",
             "Lists offline ephemeral runners whose name has our prefix",
         )
         .arg(delete.help("Removes them"))
         .arg(json()),
-    )
-    .subcommand(
+        SWEEP,
+    ))
+    .subcommand(showing(
         named("timeline", "Draws the phases of a run from its log, as SVG").arg(
             Arg::new("log")
                 .value_name("LOG")
@@ -79,7 +103,8 @@ fn command() -> Command {
                 .required(true)
                 .help("The JSON log, or a container's whole output with it; - for standard input"),
         ),
-    )
+        LOG,
+    ))
     .subcommand(
         named("hook", "Called by the runner when a job starts and ends")
             .hide(true)
