@@ -72,7 +72,7 @@ pub(crate) fn run(storage: &Path, dry_run: bool, json: bool) -> u8 {
     let reaped = match reap(storage, dry_run, &|| false) {
         Ok(reaped) => reaped,
         Err(cause) => {
-            error!("{cause:#}");
+            error!("nothing was removed; DINDD_STORAGE or --storage names the volume: {cause:#}");
             return exit_code::UNAVAILABLE;
         }
     };
