@@ -332,6 +332,7 @@ impl Work<'_> {
             from: &changed.root.path,
             to: &place,
             shards: divide(files(), SHARDS),
+            at_once: SHARDS,
         };
         let outcomes = copy.run(self.children, self.stop, self.progress)?;
         finish_directories(&place, changed)?;

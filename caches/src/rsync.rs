@@ -3,9 +3,8 @@
 //! Owns every argument that rsync gets, for one copy or for many at once. What is copied from
 //! where to where is decided elsewhere.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Seek, Write};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -87,12 +86,17 @@ impl Copy<'_> {
     }
 }
 
+/// What the arguments of one rsync may take: the kernel promises 128 KiB for them, their addresses
+/// and the environment.
+pub(crate) const ARGUMENTS: usize = 96 * 1024;
+
 /// Files of one tree that one rsync copies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shard {
     /// Paths below the source, each followed by a zero byte.
     pub(crate) list: Vec<u8>,
-    pub(crate) files: u64,
+    /// What they take as arguments; at most [`ARGUMENTS`].
+    pub(crate) arguments: usize,
     /// Hard links and holes are kept, which costs more.
     pub(crate) special: bool,
 }
@@ -103,6 +107,8 @@ pub(crate) struct Sharded<'a> {
     pub(crate) from: &'a Path,
     pub(crate) to: &'a Path,
     pub(crate) shards: Vec<Shard>,
+    /// How many rsyncs run side by side.
+    pub(crate) at_once: usize,
 }
 
 impl Sharded<'_> {
@@ -117,60 +123,56 @@ impl Sharded<'_> {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        runtime.block_on(async {
-            let mut running = Vec::with_capacity(self.shards.len());
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let mut outcomes = Vec::with_capacity(self.shards.len());
+            let mut running = tokio::task::JoinSet::new();
             for shard in &self.shards {
-                running.push(self.start(shard, children)?);
+                if running.len() >= self.at_once {
+                    outcomes.extend(running.join_next().await.map(ended));
+                }
+                let child = self.start(shard, children)?;
+                running.spawn_local(follow(child, stop.clone(), progress.counter()));
             }
-            let mut outcomes = Vec::with_capacity(running.len());
-            let mut waiting = tokio::task::JoinSet::new();
-            let local = tokio::task::LocalSet::new();
-            local
-                .run_until(async {
-                    for one in running {
-                        let (stop, counts) = (stop.clone(), progress.counter());
-                        waiting.spawn_local(follow(one, stop, counts));
-                    }
-                    while let Some(outcome) = waiting.join_next().await {
-                        outcomes.push(
-                            outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string())),
-                        );
-                    }
-                })
-                .await;
+            while let Some(outcome) = running.join_next().await {
+                outcomes.push(ended(outcome));
+            }
             Ok(outcomes)
         })
     }
 
     fn start(&self, shard: &Shard, children: &Children) -> anyhow::Result<init::Child> {
-        let name = c"cache-files";
-        let list = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
-        let mut list = File::from(list);
-        list.write_all(&shard.list)?;
-        list.rewind()?;
         let mut command = command();
-        command.args([
-            "--from0",
-            "--files-from=-",
-            "--no-implied-dirs",
-            "--no-dirs",
-        ]);
-        command.args([
-            "--omit-dir-times",
-            "--whole-file",
-            "--info=progress2,flist0,name0",
-        ]);
+        command.args(["--no-recursive", "--relative", "--no-implied-dirs"]);
+        command.args(["--no-dirs", "--omit-dir-times", "--whole-file"]);
+        command.arg("--info=progress2,flist0,name0");
         // What differs is known already, and better: times count to the nanosecond.
         command.args(["--ignore-times", "--modify-window=-1"]);
         if shard.special {
             command.args(["-H", "--sparse"]);
         }
-        let slash = |path: &Path| OsString::from(path.join(""));
-        command.arg("--").arg(slash(self.from)).arg(slash(self.to));
-        command.stdin(Stdio::from(list));
+        // As arguments, because rsync reads a list byte by byte, with two system calls for each.
+        // The dot keeps a colon in a name from naming another machine.
+        command.arg("--");
+        for path in shard.paths() {
+            command.arg(Path::new(".").join(path));
+        }
+        command.arg(self.to.join("")).current_dir(self.from);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         children.spawn(&mut command).context("cannot start rsync")
     }
+}
+
+impl Shard {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &OsStr> {
+        let paths = self.list.split_inclusive(|byte| *byte == 0);
+        paths.map(|path| OsStr::from_bytes(&path[..path.len() - 1]))
+    }
+}
+
+/// A task that panicked copied nothing.
+fn ended(outcome: Result<Outcome, tokio::task::JoinError>) -> Outcome {
+    outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()))
 }
 
 /// Reads what one rsync says until its end; asks it to end when it is time.

@@ -303,7 +303,6 @@ impl Scan<'_> {
         loop {
             let Some(directory) = state.waiting.pop().filter(|_| state.failed.is_none()) else {
                 if state.busy == 0 || state.failed.is_some() {
-                    self.change.notify_all();
                     return;
                 }
                 state = self
@@ -321,6 +320,7 @@ impl Scan<'_> {
             let read = open_directory(CWD, &path).and_then(|handle| read_directory(&handle));
             state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.busy -= 1;
+            let before = state.waiting.len();
             match read {
                 Ok(read) => self.take(&mut state, directory, read),
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -329,7 +329,15 @@ impl Scan<'_> {
                     state.failed = Some(error.context(format!("cannot read {}", path.display())));
                 }
             }
-            self.change.notify_all();
+            let is_over = state.busy == 0 && state.waiting.is_empty();
+            if is_over || state.failed.is_some() {
+                self.change.notify_all();
+            } else {
+                // This thread takes one of them itself.
+                for _ in before + 1..state.waiting.len() {
+                    self.change.notify_one();
+                }
+            }
         }
     }
 

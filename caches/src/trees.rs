@@ -335,6 +335,7 @@ fn copy(
             from,
             to,
             shards: divide(files, SHARDS),
+            at_once: SHARDS,
         };
         first_failure(copy.run(work.children, work.stop, work.progress)?)
     };
