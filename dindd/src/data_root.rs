@@ -5,6 +5,7 @@
 //!                           task.json   for people who find it
 //!                           data/       dockerd's data-root
 //!                           exec/       dockerd's exec-root
+//!                           root/       what is changed in dockerd's root filesystem besides
 //! <storage>/.new-<32 hex digits>/       one that is being made
 //! <storage>/.trash/<32 hex digits>/     one that is being removed
 //! ```
@@ -86,6 +87,11 @@ impl DataRoot {
         self.path().join("exec")
     }
 
+    /// What is changed in dockerd's root filesystem.
+    pub(crate) fn changes(&self) -> PathBuf {
+        self.path().join("root")
+    }
+
     /// Makes the directory and holds its lock from before it can be seen.
     ///
     /// # Errors
@@ -106,7 +112,7 @@ impl DataRoot {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .with_context(|| format!("cannot lock {}", unfinished.display()))?;
         self.lock.set(lock).ok();
-        for folder in ["data", "exec", "exec/bin"] {
+        for folder in ["data", "exec", "exec/bin", "root"] {
             let path = unfinished.join(folder);
             make_directory(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }

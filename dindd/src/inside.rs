@@ -49,8 +49,14 @@ pub(crate) struct Plan {
     pub(crate) quota: bool,
 }
 
-pub(crate) fn run(children: &Children, signals: Signals) -> u8 {
-    match try_run(children, signals) {
+/// Whether this process is the inner half.
+pub(crate) fn is_asked() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == NAME)
+}
+
+/// Its life; the code to exit with.
+pub(crate) fn run() -> u8 {
+    match try_run() {
         Ok(code) => code,
         Err(cause) => {
             error!("dockerd cannot be started: {cause:#}");
@@ -59,7 +65,7 @@ pub(crate) fn run(children: &Children, signals: Signals) -> u8 {
     }
 }
 
-fn try_run(children: &Children, signals: Signals) -> Result<u8> {
+fn try_run() -> Result<u8> {
     let mut lifeline = BufReader::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
     let mut line = String::new();
     lifeline
@@ -72,14 +78,16 @@ fn try_run(children: &Children, signals: Signals) -> Result<u8> {
         Format::Text
     };
     init::log::start(format, &plan.log_level)?;
-    mounts::arrange(&plan.view)?;
+    // Before there is a second thread, which is what answers signals.
+    let _arranged = mounts::arrange(&plan.view)?;
+    let (children, signals) = init::start().context("cannot take over signals")?;
     let listener = filter::install(plan.quota)?;
     hand_over(lifeline.get_ref(), listener)?;
     let orphaned = watch(lifeline)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(attend(&plan, children, signals, orphaned))
+    runtime.block_on(attend(&plan, &children, signals, orphaned))
 }
 
 /// Says that everything is arranged, and hands over the filter's listener if there is one.

@@ -17,6 +17,7 @@
 //! performs the interrupted one again with less time.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +41,8 @@ use crate::nest::Nest;
 use crate::removal::Removed;
 use crate::report::{Report, State};
 use crate::{
-    cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, mounts, overlay,
-    privileges, quota, reap, runc, sockets, storage, sysctls,
+    cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, overlay, privileges,
+    quota, reap, runc, sockets, storage, sysctls,
 };
 
 /// dockerd ended though nobody asked it to (`EX_SOFTWARE`).
@@ -202,7 +203,6 @@ async fn prepare_and_serve(
     // From here on there can be jobs. Not before: where this is a job itself, the outer dindd mounts
     // nothing for a process that is hidden.
     privileges::hide().map_err(Stop::Failed)?;
-    mounts::become_master().map_err(Stop::Unavailable)?;
     let nest = Nest::start(children, &plan, std::io::stdout()).map_err(Stop::Unavailable)?;
     let Duty::StopDockerd(nest) = owed.owe(Duty::StopDockerd(Box::new(nest))) else {
         unreachable!("it was owed just now");
@@ -214,6 +214,7 @@ async fn prepare_and_serve(
             engine.map_err(Stop::Unavailable)?
         }
     };
+    sockets::show(&settings.engine);
     phase.done();
     serve(settings, nest, &engine, report).await
 }
@@ -323,6 +324,8 @@ async fn plan(
             storage: root.storage().to_owned(),
             data: root.data(),
             exec: root.exec(),
+            changes: Some(root.changes()),
+            socket: engine.socket.parent().unwrap_or(Path::new("/")).to_owned(),
             root: isolation.root_mount(),
             remapped: engine.remapped,
             golden: Vec::new(),

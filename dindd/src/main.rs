@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     if let Some(refused) = runc::become_runc_if_asked() {
         return refused;
     }
+    if inside::is_asked() {
+        return ExitCode::from(inside::run());
+    }
     match init::start() {
         Ok((children, signals)) => ExitCode::from(cli::run(children, signals)),
         Err(_) => ExitCode::from(init::exit_code::UNEXPECTED),

@@ -3,6 +3,8 @@
 //! Owns the mount namespace of dockerd, from the inside:
 //!
 //! ```text
+//! /                    a root of its own, so that nothing changes what is started from outside; see
+//!                      [`root`]
 //! /var/lib/docker      <storage>/<ours>/data, Docker's standard data-root
 //! /run/docker          <storage>/<ours>/exec: a short path, because sockets are below it
 //! /var/lib/docker/golden/…  the files of the golden store's version, if there is one
@@ -15,22 +17,34 @@
 //! everything else      as in the container: work, externals and tool cache keep their paths
 //! ```
 //!
+//! All of it but `/proc` and `/sys`, which runc unmounts in containers, is locked; see [`lock`].
+//!
 //! None of it is shared with the container's own mounts while it is made, or those would follow.
 //! All of it is shared when it is done: then `-v …:shared` works, and dockerd does not bind its
 //! data-root onto itself (moby `daemon/daemon_unix.go`, `setupDaemonRootPropagation`). Only `/`
 //! itself is not where containers are started without `pivot_root`: runc then unmounts `/proc` and
 //! `/sys` and moves the container's root over `/` (runc `libcontainer/rootfs_linux.go`,
 //! `msMoveRoot`), and for a container with a shared volume both would happen to dockerd's own. There
-//! `/` is a slave of dindd's own `/`, so that `-v /:/host:rslave` works. The task's volumes are
-//! mounts of their own and can be shared everywhere.
+//! `/` is a slave of the same in the namespace that this one is a copy of, which nobody lives in, so
+//! that `-v /:/host:rslave` works. The task's volumes are mounts of their own and can be shared
+//! everywhere.
 
+mod lock;
+mod root;
+mod table;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use root::Root;
 
 /// dockerd's data-root in its namespace.
 pub(crate) const DATA_ROOT: &str = "/var/lib/docker";
@@ -47,6 +61,11 @@ pub(crate) struct View {
     pub(crate) storage: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) exec: PathBuf,
+    /// Where on the volume is kept what is changed elsewhere; without it, dockerd's root is the
+    /// container's.
+    pub(crate) changes: Option<PathBuf>,
+    /// The folder of dockerd's socket.
+    pub(crate) socket: PathBuf,
     pub(crate) root: RootMount,
     /// Whether containers have user namespaces of their own.
     pub(crate) remapped: bool,
@@ -63,40 +82,97 @@ pub(crate) enum RootMount {
     Slave,
 }
 
-/// Makes our own `/` one that dockerd's can be a slave of. Call it before dockerd's namespace is
-/// made.
-///
-/// # Errors
-/// When the kernel refuses.
-pub(crate) fn become_master() -> Result<()> {
-    propagate(MsFlags::MS_SHARED)
+/// The namespace that is described above.
+#[derive(Debug)]
+pub(crate) struct Arranged {
+    /// The one that it is a copy of: it lives as long as it is open.
+    _original: OwnedFd,
 }
 
-/// Makes the namespace that this process is in the one described above.
+/// Makes the namespace that this process is in the one described above. The process must have one
+/// thread: another one would stay where the volume is to be seen.
 ///
 /// # Errors
 /// When the kernel refuses a step; the message names it.
-pub(crate) fn arrange(view: &View) -> Result<()> {
+pub(crate) fn arrange(view: &View) -> Result<Arranged> {
     propagate(MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
-    bind(&view.data, Path::new(DATA_ROOT))?;
-    bind(&view.exec, Path::new(EXEC_ROOT))?;
-    for file in &view.golden {
-        file.perform(Path::new(DATA_ROOT))?;
-    }
-    hide(&view.storage, "the storage volume")?;
-    if let Some(store) = view.store.as_deref().filter(|store| store.exists()) {
-        hide(store, "the golden store")?;
-    }
     renew_proc()?;
+    let own = own_root(view);
+    let at = |path: &Path| match &own {
+        Some(_) => Root::at(path),
+        None => path.to_owned(),
+    };
+    bind(&view.data, &at(Path::new(DATA_ROOT)))?;
+    bind(&view.exec, &at(Path::new(EXEC_ROOT)))?;
+    for file in &view.golden {
+        file.perform(&at(Path::new(DATA_ROOT)))?;
+    }
+    let store = view.store.as_deref().filter(|store| store.exists());
+    let hidden: Vec<&Path> = [&*view.storage].into_iter().chain(store).collect();
+    for folder in &hidden {
+        hide(&at(folder), folder)?;
+    }
+    empty(&at(Path::new("/run/containerd")))?;
+    let original = match own {
+        Some(own) => settle(own, &hidden)?,
+        None => {
+            let original = lock::open(processes()?, "self")?;
+            step_into_a_copy()?;
+            original
+        }
+    };
     if view.remapped {
         show_sysfs()?;
     }
-    empty(Path::new("/run/containerd"))?;
     propagate(MsFlags::MS_REC | MsFlags::MS_SHARED)?;
-    match view.root {
-        RootMount::Shared => Ok(()),
-        RootMount::Slave => propagate(MsFlags::MS_SLAVE),
+    if view.root == RootMount::Slave {
+        propagate(MsFlags::MS_SLAVE)?;
     }
+    Ok(Arranged {
+        _original: original,
+    })
+}
+
+/// A root of dockerd's own, where there can be one.
+fn own_root(view: &View) -> Option<Root> {
+    let changes = view.changes.as_deref()?;
+    match Root::begin(changes, &view.socket) {
+        Ok(root) => Some(root),
+        Err(cause) => {
+            warn!(
+                "a job could change what is started in this container from outside, such as the \
+                 health check: {cause:#}"
+            );
+            None
+        }
+    }
+}
+
+/// Puts the root in force and locks it.
+fn settle(own: Root, hidden: &[&Path]) -> Result<OwnedFd> {
+    let later = own.enter(hidden)?;
+    let processes = later.processes().context("nothing shows processes")?;
+    if let Err(cause) = lock::lock(processes) {
+        warn!(
+            "a privileged job could change what is started in this container from outside, such as \
+             the health check; allow user namespaces on the host (sysctl \
+             user.max_user_namespaces): {cause:#}"
+        );
+    }
+    let original = lock::open(processes, "self")?;
+    step_into_a_copy()?;
+    later.mount()?;
+    Ok(original)
+}
+
+fn processes() -> Result<File> {
+    File::open("/proc").context("cannot open /proc")
+}
+
+/// Goes on in a copy of the namespace, whose `/` can be a slave of the original's.
+fn step_into_a_copy() -> Result<()> {
+    propagate(MsFlags::MS_SHARED)?;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot copy a mount namespace")
 }
 
 fn propagate(kind: MsFlags) -> Result<()> {
@@ -110,21 +186,23 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot mount {} at {}", from.display(), to.display()))
 }
 
-fn hide(folder: &Path, what: &str) -> Result<()> {
-    let mut unmounted = 0;
+/// Undoes all mounts at a path; whether there were some.
+fn hide_mounts(folder: &Path) -> Result<bool> {
+    let mut unmounted = false;
     while unmount(folder)? {
-        unmounted += 1;
+        unmounted = true;
     }
-    if unmounted == 0 {
+    Ok(unmounted)
+}
+
+/// Makes `place`, where `folder` of the container is to be seen, empty.
+fn hide(place: &Path, folder: &Path) -> Result<()> {
+    if !hide_mounts(place)? {
         // With DINDD_ALLOW_ANY_FS it may be any directory, which can only be covered.
-        warn!(
-            folder = %folder.display(),
-            "{what} is no mount of its own: a job could uncover it"
-        );
         let flags = NOTHING_SPECIAL | MsFlags::MS_RDONLY;
         mount(
             Some("dindd"),
-            folder,
+            place,
             Some("tmpfs"),
             flags,
             Some("size=0,mode=0555"),

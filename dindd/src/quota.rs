@@ -117,7 +117,9 @@ pub(crate) fn limit(storage: &Path, name: &str, bytes: u64) -> Result<()> {
             break project;
         }
     };
-    set_project(&root.join("data"), project, INHERIT)?;
+    for folder in ["data", "root"] {
+        set_project(&root.join(folder), project, INHERIT)?;
+    }
     set_limit(storage, project, bytes)
         .with_context(|| format!("cannot limit the data-root to {bytes} bytes (DINDD_QUOTA)"))
 }

@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use tracing::debug;
 
 use crate::config::Engine;
 use crate::dockerd::STANDARD_SOCKET;
@@ -28,6 +30,18 @@ pub(crate) fn clear(sockets: &[PathBuf]) -> Result<()> {
     sockets.iter().try_for_each(|socket| clear_one(socket))
 }
 
+/// Shows whoever enters the container the socket where everybody looks for it: dockerd's own is in
+/// dockerd's root filesystem, unless a volume is mounted there.
+pub(crate) fn show(engine: &Engine) {
+    let standard = Path::new(STANDARD_SOCKET);
+    if standard.exists() {
+        return;
+    }
+    if let Err(cause) = symlink(&engine.socket, standard) {
+        debug!("{STANDARD_SOCKET} is not to be seen outside of containers: {cause}");
+    }
+}
+
 fn clear_one(socket: &Path) -> Result<()> {
     let path = socket.display();
     match UnixStream::connect(socket) {
@@ -36,6 +50,9 @@ fn clear_one(socket: &Path) -> Result<()> {
              (DINDD_SOCKET)"
         ),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            if socket.is_symlink() {
+                fs::remove_file(socket).with_context(|| format!("cannot remove {path}"))?;
+            }
             let Some(folder) = socket.parent() else {
                 return Ok(());
             };

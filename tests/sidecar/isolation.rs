@@ -10,9 +10,9 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
 use chain::driver::{Case, Heard, data_root, end, healthy_dind};
-use chain::{Container, Stage, Task, TaskOptions};
+use chain::{Container, Engine, Stage, Task, TaskOptions};
 
-pub(crate) const CASES: [Case; 9] = [
+pub(crate) const CASES: [Case; 10] = [
     (
         "a_bind_mount_of_the_root_shows_neither_neighbour_nor_volume",
         a_bind_mount_of_the_root_shows_neither_neighbour_nor_volume,
@@ -48,6 +48,10 @@ pub(crate) const CASES: [Case; 9] = [
     (
         "a_mount_that_a_job_shares_stays_in_its_task",
         a_mount_that_a_job_shares_stays_in_its_task,
+    ),
+    (
+        "a_job_cannot_change_what_is_started_from_outside",
+        a_job_cannot_change_what_is_started_from_outside,
     ),
 ];
 
@@ -140,6 +144,89 @@ impl<'a> Siege<'a> {
         }
         Ok(())
     }
+}
+
+/// What runs in the sidecar's container from outside, and changes nothing of it.
+const OUTSIDE: &str = r#"
+sha256sum /usr/local/bin/dindd /bin/sh /usr/bin/env
+find / -xdev -name "changed-by-a-job*"
+find /dev /etc /run/dind -name "changed-by-a-job*" | grep -v /run/dind
+test -c /dev/null && test -S /var/run/docker.sock && /usr/local/bin/dindd health"#;
+
+/// Each leaves its mark: programs get a line more, with which they still run.
+const CHANGES: &str = r#"
+set +e
+exec 2>&1
+change='for root; do
+  for file in usr/local/bin/dindd usr/bin/env; do
+    cp -p $root/$file $root/tmp/program && echo changed-by-a-job >>$root/tmp/program &&
+      mv $root/tmp/program $root/$file && echo replaced $root/$file
+  done
+  for folder in etc dev var/run usr/local/bin; do touch $root/$folder/changed-by-a-job && echo marked $root/$folder; done
+  echo changed-by-a-job >>$root/etc/hosts
+done'
+docker run --rm --volume /:/x busybox sh -c "$change" change /x
+docker run --rm --volume /usr/local/bin:/x --volume /dev:/y --volume /etc:/z busybox \
+  touch /x/changed-by-a-job-too /y/changed-by-a-job-too /z/changed-by-a-job-too
+enter="docker run --rm --cap-add=SYS_ADMIN --security-opt=seccomp=unconfined --pid=host busybox nsenter -t 1 -m"
+$enter unshare --mount --propagation private perl -e "$LIFT" "$change"
+$enter sh -c 'for file in /proc/1/task/*/exe; do chmod 0 $file && echo its mode was changed; done
+  mount -o remount,rw,bind /read-only && touch /read-only/changed-by-a-job && echo written
+  mount -o remount,rw /; mount --move / /mnt && echo moved; umount --lazy /read-only && echo uncovered
+  umount --lazy / && echo uncovered'
+docker run --rm --volume /data/new/folder:/x busybox touch /x/made
+docker run --rm --volume /data:/x busybox ls /x/new/folder
+echo the end
+"#;
+
+/// Lifts what covers `/`, three times, and changes what is to be seen then.
+const LIFT: &str = r#"
+my ($umount, $setns) = `uname -m` =~ /x86_64/ ? (166, 308) : (39, 268);
+open(my $mounts, "<", "/proc/self/ns/mnt") or die "open: $!";
+for (1..3) {
+  print "lift: ", (syscall($umount, "/", 2) == 0 ? "lifted" : "$!"), "\n";
+  print "see: ", (syscall($setns, fileno($mounts), 0x20000) == 0 ? "entered" : "$!"), "\n";
+  system("sh", "-c", $ARGV[0], "change", "/");
+}
+"#;
+
+fn a_job_cannot_change_what_is_started_from_outside(stage: &Stage) -> Result<()> {
+    for engine in Engine::ALL {
+        let heard = Heard::default();
+        let name = format!("outside-{}", engine.suite());
+        let host_folder = format!("/srv/{name}");
+        std::fs::create_dir_all(stage.host().path(&host_folder))?;
+        let options = TaskOptions {
+            engine,
+            create: vec![format!("--volume={host_folder}:/read-only:ro")],
+            ..TaskOptions::default()
+        };
+        let task = stage.task(&name, options, heard.listener())?;
+        let dind = healthy_dind(&task)?;
+        let before = dind.exec(&["bash", "-c", OUTSIDE])?;
+        let script = format!("LIFT='{LIFT}'\n{CHANGES}\ntrue");
+        let found = task.docker(&script)?;
+        for line in [
+            "replaced /x/usr/local/bin/dindd",
+            "marked /x/etc",
+            "marked /x/dev",
+            "made",
+            "the end",
+        ] {
+            ensure!(found.contains(line), "{engine}: no {line:?} in:\n{found}");
+        }
+        for line in ["lifted", "uncovered", "its mode was changed", "written"] {
+            ensure!(!found.contains(line), "{engine}: {line:?} in:\n{found}");
+        }
+        let after = dind.exec(&["bash", "-c", OUTSIDE])?;
+        ensure!(after == before, "{engine}: {before}is now {after}");
+        let files = std::fs::read_dir(stage.host().path(&host_folder))?.count();
+        ensure!(files == 0, "{engine}: the host's folder was written");
+        let hosts = dind.exec(&["cat", "/etc/hosts"])?;
+        ensure!(!hosts.contains("changed-by-a-job"), "{engine}: {hosts}");
+        end(dind, task, &heard)?;
+    }
+    Ok(())
 }
 
 fn volume_mark(stage: &Stage, name: &str) -> std::path::PathBuf {

@@ -55,6 +55,8 @@ impl Engine {
                 storage: root.storage().to_owned(),
                 data: root.data(),
                 exec: root.exec(),
+                changes: None,
+                socket: root.exec(),
                 root: RootMount::Shared,
                 remapped: false,
                 golden,
