@@ -17,6 +17,8 @@ mod many;
 mod mounting;
 #[path = "sidecar/settings.rs"]
 mod settings;
+#[path = "sidecar/shared.rs"]
+mod shared;
 #[path = "sidecar/storage.rs"]
 mod storage;
 #[path = "sidecar/userns.rs"]
@@ -32,6 +34,9 @@ fn main() -> ExitCode {
     ]
     .concat();
     let tests = cases.iter().map(Test::from);
-    let tests = tests.chain(jobs::tests()).chain(settings::tests());
+    let tests = tests
+        .chain(jobs::tests())
+        .chain(settings::tests())
+        .chain(shared::tests());
     driver::main_on(chain::prepare_all_engines, "sidecar", tests.collect())
 }

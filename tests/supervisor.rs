@@ -29,6 +29,8 @@ mod job;
 mod listener;
 #[path = "supervisor/settings.rs"]
 mod settings;
+#[path = "supervisor/shared.rs"]
+mod shared;
 #[path = "supervisor/stop.rs"]
 mod stop;
 #[path = "supervisor/table.rs"]

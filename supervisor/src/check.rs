@@ -8,10 +8,11 @@ use init::settings::{Environment, Given};
 use init::{Children, Deadline, exit_code};
 use serde::Serialize;
 
-use crate::config::{CacheMode, Settings};
+use crate::config::{CacheMode, Docker, Runner, Settings};
 use crate::docker;
 use crate::github::{self, Client, retry};
 use crate::listener::{self, Place};
+use crate::shared::{self, Sight};
 use crate::user::User;
 
 /// GitHub and Docker get this long each; `run` is more patient.
@@ -100,10 +101,14 @@ async fn examine(settings: &Settings, children: &Children) -> Vec<Finding> {
                 docker.address
             )
         };
+        let answers = answer.is_ok();
         findings.push(finding(
             "docker",
             answer.map_err(|error| error.context(remedy())),
         ));
+        if answers && !docker.wait.is_zero() {
+            findings.push(finding("shared", shared(runner, docker).await));
+        }
     }
     findings.push(finding("github", github(settings).await));
     if let Some(caches) = &settings.caches {
@@ -116,6 +121,14 @@ fn finding(what: &'static str, found: anyhow::Result<String>) -> Finding {
     let ok = found.is_ok();
     let detail = found.unwrap_or_else(|error| format!("{error:#}"));
     Finding { what, ok, detail }
+}
+
+/// Whether jobs' containers will find what the runner puts into the shared directories.
+async fn shared(runner: &Runner, docker: &Docker) -> anyhow::Result<String> {
+    match shared::compare(runner, docker).await? {
+        Sight::Same(directories) => Ok(format!("{directories:?} are the same storage in Docker")),
+        Sight::Unknown(error) => Ok(format!("Docker does not tell of its storage: {error:#}")),
+    }
 }
 
 async fn github(settings: &Settings) -> anyhow::Result<String> {

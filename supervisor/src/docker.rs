@@ -1,13 +1,16 @@
-//! The Docker sidecar: waiting until it answers, and the group of its socket.
+//! The Docker sidecar: waiting until it answers, what it sees of our files, and the group of its
+//! socket.
 //!
 //! A socket that exists is no daemon that works: only an answer counts.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use bollard::errors::Error;
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 use bollard::{API_DEFAULT_VERSION, Docker as Connection};
 use init::Deadline;
 use nix::unistd::Gid;
@@ -50,8 +53,13 @@ pub(crate) async fn wait(docker: &Docker) -> anyhow::Result<String> {
 
 /// Asks once; the daemon's version.
 pub(crate) async fn ask(address: &DockerAddress) -> anyhow::Result<String> {
+    let version = connect(address)?.version().await.context("no answer")?;
+    Ok(version.version.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+fn connect(address: &DockerAddress) -> anyhow::Result<Connection> {
     let seconds = ONE_ANSWER.as_secs();
-    let connection = match address {
+    match address {
         DockerAddress::Socket(path) => {
             Connection::connect_with_unix(&path.to_string_lossy(), seconds, API_DEFAULT_VERSION)
         }
@@ -59,9 +67,72 @@ pub(crate) async fn ask(address: &DockerAddress) -> anyhow::Result<String> {
             Connection::connect_with_http(address, seconds, API_DEFAULT_VERSION)
         }
     }
-    .context("cannot connect")?;
-    let version = connection.version().await.context("no answer")?;
-    Ok(version.version.unwrap_or_else(|| "unknown".to_owned()))
+    .context("cannot connect")
+}
+
+/// Those of `files` that are not where the daemon looks for bind mounts, in its own container.
+///
+/// Nothing is made: the daemon looks whether the sources of the mounts of a container exist before
+/// it looks for the image (moby `daemon/create.go`, `volume/mounts/linux_parser.go`), and names the
+/// first that does not. The last mount's source is nowhere, so the image is never looked for, and
+/// one that is not the daemon's business would show.
+///
+/// # Errors
+/// When the daemon answers anything else.
+pub(crate) async fn unseen(
+    address: &DockerAddress,
+    files: &[&Path],
+) -> anyhow::Result<Vec<PathBuf>> {
+    let connection = connect(address)?;
+    let nonce: u128 = rand::random();
+    let nowhere = PathBuf::from(format!("/nowhere-{nonce:032x}"));
+    let mut seen = files.to_vec();
+    let mut unseen = Vec::new();
+    // Each answer but the last takes one file away.
+    for _ in 0..=files.len() {
+        let sources = seen.iter().copied().chain([nowhere.as_path()]);
+        let message = mistake_in(&connection, sources.collect(), nonce).await?;
+        let names = |path: &Path| message.ends_with(&format!(": {}", path.display()));
+        if names(&nowhere) {
+            return Ok(unseen);
+        }
+        let Some(place) = seen.iter().position(|path| names(path)) else {
+            bail!("it says {message:?}");
+        };
+        unseen.push(seen.remove(place).to_owned());
+    }
+    bail!("it names a file that it was not asked about");
+}
+
+/// What the daemon has against a container with these mounts.
+async fn mistake_in(
+    connection: &Connection,
+    sources: Vec<&Path>,
+    nonce: u128,
+) -> anyhow::Result<String> {
+    let mount = |(number, source): (usize, &Path)| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.display().to_string()),
+        target: Some(format!("/{number}")),
+        read_only: Some(true),
+        ..Mount::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(format!("supervisor-looks-at-mounts:{nonce:032x}")),
+        host_config: Some(HostConfig {
+            mounts: Some(sources.into_iter().enumerate().map(mount).collect()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    };
+    match connection.create_container(None, body).await {
+        Err(Error::DockerResponseServerError {
+            status_code: 400,
+            message,
+        }) => Ok(message),
+        Err(error) => Err(error.into()),
+        Ok(made) => bail!("it made the container {} of no image", made.id),
+    }
 }
 
 /// The groups that may use the daemon's sockets: the runner's user joins them.

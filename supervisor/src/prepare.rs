@@ -2,7 +2,7 @@
 //! [`crate::lifecycle`]'s.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::lifecycle::{Task, explain};
 use crate::listener::{self, Place};
 use crate::registration::with_suffix;
 use crate::runner_files;
-use crate::shared;
+use crate::shared::{self, Sight};
 use crate::user::User;
 use crate::version::{self, Support};
 
@@ -191,6 +191,17 @@ impl Task<'_> {
         let phase = self.progress.begin("docker-wait");
         let version = docker::wait(docker).await.map_err(Failure::unavailable)?;
         phase.done(format_args!("Docker {version}"));
+        let phase = self.progress.begin("shared-directories");
+        let compared = shared::compare(&self.settings.runner, docker).await;
+        match compared.map_err(Failure::unavailable)? {
+            Sight::Same(directories) => phase.done(names(&directories)),
+            Sight::Unknown(error) => {
+                tracing::warn!(
+                    "Docker does not tell whether the shared directories are the same storage there: {error:#}"
+                );
+                phase.done("not known");
+            }
+        }
         Ok(())
     }
 
@@ -229,4 +240,9 @@ impl Task<'_> {
         };
         (name, labels)
     }
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    let names = paths.iter().map(|path| path.display().to_string());
+    names.collect::<Vec<_>>().join(", ")
 }

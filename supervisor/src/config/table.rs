@@ -254,7 +254,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         name: "WAIT_FOR_DOCKER",
         flag: "wait-for-docker",
         value: "SECONDS",
-        help: "How long Docker may take until it answers; 120 when DOCKER_HOST is set, 0 does not wait.",
+        help: "How long Docker may take until it answers; 120 when DOCKER_HOST is set, 0 neither waits nor compares directories.",
         ..PLAIN
     },
     Setting {
