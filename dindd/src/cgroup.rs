@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use tracing::{debug, warn};
 
 /// The leaf for dindd, dockerd and whatever enters the container from outside.
 const LEAF: &str = "init";
+/// dockerd's own name for the cgroup in which it makes those of containers and builds
+/// (moby `daemon/daemon_unix.go`, `getCgroupParent`).
+const CONTAINERS: &str = "docker";
 /// How long processes that enter in between may keep the controllers from being enabled.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(2);
@@ -45,6 +49,26 @@ pub(crate) async fn nest(root: &Path) -> Result<()> {
             return enable_those_that_can(root, &controllers);
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Limits the containers to `wanted` processes, or to three quarters of the container's own limit:
+/// where a job's fork bomb had them all, neither the health check nor dockerd's `docker kill` could
+/// be started. A limit of a cgroup above, as the one of an ECS task, is not to be seen here.
+pub(crate) fn limit_processes(root: &Path, wanted: Option<NonZero<u32>>) {
+    let own = fs::read_to_string(root.join("pids.max")).unwrap_or_default();
+    let own: Option<u32> = own.trim().parse().ok();
+    let Some(limit) = wanted.map(NonZero::get).or(own.map(|own| own - own / 4)) else {
+        return;
+    };
+    let containers = root.join(CONTAINERS);
+    let limited = make(&containers)
+        .and_then(|()| write_existing(&containers.join("pids.max"), &limit.to_string()));
+    if let Err(cause) = limited {
+        warn!(
+            limit,
+            "a job that forks without end can block this sidecar: its containers' processes cannot be limited: {cause}"
+        );
     }
 }
 
@@ -257,6 +281,29 @@ mod tests {
         let file = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
         assert_eq!(file("init/cgroup.procs"), "17");
         assert_eq!(file("cgroup.subtree_control"), "+cpu +io +memory");
+    }
+
+    #[test]
+    fn containers_leave_a_quarter_of_the_processes_unless_told_otherwise() {
+        for (own, wanted, expected) in [
+            ("400\n", None, "300"),
+            ("max\n", None, "max"),
+            ("max\n", Some(640), "640"),
+            ("400\n", Some(350), "350"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            fs::write(root.path().join("pids.max"), own).unwrap();
+            // The kernel makes it with the cgroup.
+            fs::create_dir(root.path().join(CONTAINERS)).unwrap();
+            let limit = root.path().join(CONTAINERS).join("pids.max");
+            fs::write(&limit, "max").unwrap();
+            limit_processes(root.path(), wanted.and_then(NonZero::new));
+            assert_eq!(
+                fs::read_to_string(limit).unwrap(),
+                expected,
+                "{own} {wanted:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod values;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,6 +95,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "SIZE",
         None,
         "What the data-root may hold, for example 60G; the volume must be mounted with prjquota.",
+    ),
+    setting(
+        "DINDD_PIDS_LIMIT",
+        "pids-limit",
+        "NUMBER",
+        None,
+        "How many processes a job's containers may have; three quarters of the sidecar's own limit \
+         when not given.",
     ),
     setting(
         "DINDD_GOLDEN",
@@ -195,6 +204,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Engine,
     /// What the data-root may hold, in bytes.
     pub(crate) quota: Option<u64>,
+    /// How many processes and threads the containers may have together.
+    pub(crate) pids: Option<NonZero<u32>>,
     /// The directory of the golden image store.
     pub(crate) golden: Option<PathBuf>,
     pub(crate) start_timeout: Duration,
@@ -235,6 +246,7 @@ impl Settings {
         let health_addr = given.parsed("DINDD_HEALTH_ADDR");
         let engine = read_engine(&mut given);
         let quota = given.parsed::<Size>("DINDD_QUOTA");
+        let pids = given.parsed("DINDD_PIDS_LIMIT");
         let golden = given.parsed::<AbsolutePath>("DINDD_GOLDEN");
         let mut seconds = |name| given.parsed::<Seconds>(name).map(|seconds| seconds.0);
         let start_timeout = seconds("DINDD_START_TIMEOUT");
@@ -251,6 +263,7 @@ impl Settings {
                 health_addr: health_addr?,
                 engine: engine?,
                 quota: quota.map(|size| size.0),
+                pids,
                 golden: golden.map(|golden| golden.0),
                 start_timeout: start_timeout?,
                 stop_timeout: stop_timeout?,
@@ -343,13 +356,14 @@ mod tests {
                 ("DINDD_LOG_OPTS", "tag"),
                 ("DINDD_USERNS", "perhaps"),
                 ("DINDD_QUOTA", "60X"),
+                ("DINDD_PIDS_LIMIT", "0"),
                 ("DINDD_STOP_TIMEOUT", "-1"),
                 ("DINDD_MTU", "12"),
                 ("LOG_LEVEL", "loud=="),
             ],
         )
         .unwrap_err();
-        assert!(message.starts_with("12 wrong settings"), "{message}");
+        assert!(message.starts_with("13 wrong settings"), "{message}");
         for part in [
             "DINDD_STORGE: no such setting; did you mean DINDD_STORAGE?",
             "DINDD_STORAGE: \"relative\" is not valid; it must be an absolute path",
@@ -360,6 +374,7 @@ mod tests {
             "DINDD_LOG_OPTS",
             "DINDD_USERNS",
             "DINDD_QUOTA",
+            "DINDD_PIDS_LIMIT",
             "DINDD_STOP_TIMEOUT",
             "DINDD_MTU",
             "LOG_LEVEL",

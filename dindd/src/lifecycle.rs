@@ -187,6 +187,7 @@ async fn prepare_and_serve(
     cgroup::nest(&settings.cgroup)
         .await
         .map_err(Stop::Unavailable)?;
+    cgroup::limit_processes(&settings.cgroup, settings.pids);
     if let Err(cause) = sysctls::refuse(&settings.cgroup) {
         warn!("a privileged job could name programs that the kernel starts on the host: {cause:#}");
     }

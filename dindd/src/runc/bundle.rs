@@ -15,6 +15,10 @@ use super::{dumpable, namespaces};
 
 const FILE: &str = "config.json";
 
+/// What actions/runner gives the steps of a job besides (its `PIPELINE_JOB_OOMSCOREADJ`): as much as
+/// half of the task's memory, far more than the daemons have.
+const FIRST_TO_END: i64 = 500;
+
 /// Where a command line of runc has the bundle.
 pub(super) fn folder(words: &[OsString]) -> PathBuf {
     let mut words = words.iter();
@@ -39,6 +43,7 @@ pub(super) fn prepare(folder: &Path) -> Result<()> {
     let mut config: Value = serde_json::from_slice(&text).context("a configuration as JSON")?;
     let program = std::env::current_exe().context("find dindd")?;
     add_hook(&mut config, &program).context("hooks of another form")?;
+    prefer_when_memory_is_short(&mut config);
     if joins(&config) {
         dumpable::keep().context("filter a system call (seccomp)")?;
     }
@@ -56,6 +61,17 @@ fn add_hook(config: &mut Value, program: &Path) -> Option<()> {
     all.as_array_mut()?
         .push(json!({ "path": program, "args": [namespaces::NAME] }));
     Some(())
+}
+
+/// Has the kernel end the container, and neither dockerd nor the task's supervisor, when the task
+/// has no memory left. Docker writes 0 unless told otherwise, as the daemons have; a lower one than
+/// theirs is refused without `SYS_RESOURCE`.
+fn prefer_when_memory_is_short(config: &mut Value) {
+    if let Some(process) = config.get_mut("process").and_then(Value::as_object_mut) {
+        let given = process.get("oomScoreAdj").and_then(Value::as_i64);
+        let score = given.unwrap_or_default().max(FIRST_TO_END);
+        process.insert("oomScoreAdj".into(), score.into());
+    }
 }
 
 /// Whether the container joins a namespace of another one.
@@ -103,6 +119,20 @@ mod tests {
         let now: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         assert_eq!(now, expected);
         assert_eq!(fs::read_dir(bundle.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_container_ends_before_the_daemons_when_memory_is_short() {
+        for (given, expected) in [
+            (json!({ "process": { "oomScoreAdj": 0 } }), 500),
+            (json!({ "process": {} }), 500),
+            (json!({ "process": { "oomScoreAdj": -900 } }), 500),
+            (json!({ "process": { "oomScoreAdj": 800 } }), 800),
+        ] {
+            let mut config = given.clone();
+            prefer_when_memory_is_short(&mut config);
+            assert_eq!(config["process"]["oomScoreAdj"], expected, "{given}");
+        }
     }
 
     #[test]
