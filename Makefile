@@ -58,15 +58,17 @@ $(CARGO_DENY):
 	$(CARGO) install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root target/tools
 
 # The benchmark. ONLY=section,… chooses sections or comparisons; `target/release/bench list` names them.
+# FULL=1 adds the sizes that do not fit into 20 minutes.
 ONLY ?=
+FULL ?=
 # Peers and tools by the program and, where the name differs, the package.
 PEERS = fpsync:fpart jq rclone rsync valgrind zstd
 MISSING_PEERS = $(strip $(foreach peer,$(PEERS),$(if $(shell command -v $(firstword $(subst :, ,$(peer)))),,$(lastword $(subst :, ,$(peer))))))
 
 .PHONY: bench bench-check bench-record bench-programs
 
-bench: build bench-programs ## every claim beside what one would use instead (ONLY=section,…)
-	$(AS_ROOT) target/release/bench run --only "$(ONLY)"
+bench: build bench-programs ## every claim beside what one would use instead (ONLY=section,… FULL=1)
+	$(AS_ROOT) target/release/bench run --only "$(ONLY)"$(if $(FULL), --full)
 
 bench-check: bench ## the same, and fail when a figure got worse than its record
 	target/release/bench check

@@ -106,9 +106,10 @@ impl<'a> Comparison<'a> {
         self
     }
 
-    /// More rounds than five, for what is quick and noisy.
+    /// Other than five rounds: more for what is quick and noisy, fewer for what takes minutes. The
+    /// page says how many.
     pub fn rounds(mut self, rounds: usize) -> Self {
-        self.rounds = rounds.max(ROUNDS);
+        self.rounds = rounds.max(1);
         self
     }
 }
@@ -139,6 +140,11 @@ impl<'a> Bench<'a> {
     /// a section that would otherwise prepare in vain.
     pub fn wants(&self, name: &str) -> bool {
         self.selection.wants(name)
+    }
+
+    /// Whether the sizes are wanted that do not fit into the everyday run.
+    pub fn full(&self) -> bool {
+        self.selection.full()
     }
 
     /// Measures the contenders in alternating rounds. `None` when `ONLY` leaves the comparison out.

@@ -45,6 +45,17 @@ impl<'a> Daemon<'a> {
         more: &[String],
     ) -> Result<Self> {
         let storage = stage.volume().join(name).display().to_string();
+        Self::create_on(stage, kind, (name, storage), more)
+    }
+
+    /// As [`Daemon::create`], with its storage in a folder of the host. The daemon owns the folder:
+    /// it is removed when this is dropped.
+    pub(crate) fn create_on(
+        stage: &'a Stage,
+        kind: Kind,
+        (name, storage): (&str, String),
+        more: &[String],
+    ) -> Result<Self> {
         stage.host().run(["mkdir", "-p", &storage])?;
         let mut words = more.to_vec();
         words.extend(arguments(kind, &storage));
@@ -78,11 +89,21 @@ impl<'a> Daemon<'a> {
         self.docker(&["run", "--rm", "busybox", "true"])
     }
 
-    fn docker(&self, words: &[&str]) -> Result<()> {
+    pub(crate) fn docker(&self, words: &[&str]) -> Result<()> {
         let socket = format!("unix://{}", self.socket());
         let docker = ["docker", "--host", &socket];
         let ran = self.stage.host().run(docker.iter().chain(words));
         ran.with_context(|| self.container.log()).map(drop)
+    }
+
+    /// Runs a shell script of the host, whose `docker` speaks with this daemon.
+    pub(crate) fn script(&self, script: &str) -> Result<String> {
+        let socket = format!("DOCKER_HOST=unix://{}", self.socket());
+        let ran = self
+            .stage
+            .host()
+            .run(["env", &socket, "sh", "-euc", script]);
+        ran.with_context(|| self.container.log())
     }
 
     /// Where its data-root is, in the driver's eyes.

@@ -8,6 +8,7 @@ mod check;
 mod container;
 mod daemon;
 mod dindd;
+mod golden;
 mod hot;
 mod machine;
 mod page;
@@ -54,6 +55,9 @@ enum Command {
         /// Sections, comparisons, or what several of them begin with, separated by commas
         #[arg(long, value_delimiter = ',', default_value = "")]
         only: Vec<String>,
+        /// Also what is large or slow, with fewer rounds
+        #[arg(long)]
+        full: bool,
     },
     /// Compares the last run with the figures of record; fails when one got worse
     Check,
@@ -78,7 +82,7 @@ pub fn main() -> ExitCode {
 
 fn command(command: &Command) -> Result<()> {
     match command {
-        Command::Run { only } => run(&Selection::of(only)),
+        Command::Run { only, full } => run(&Selection::of(only, *full)),
         Command::Check => check(),
         Command::Record => record::write(&last()?, &records(), &checkout("README.md")),
         Command::List => {

@@ -17,6 +17,7 @@ pub struct Section {
 /// sizes and instructions 1.
 pub const SECTIONS: &[Section] = &[
     crate::cache::SECTION,
+    crate::golden::SECTION,
     crate::dindd::SECTION,
     crate::supervisor::SECTION,
     crate::task::SECTION,

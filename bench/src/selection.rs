@@ -1,17 +1,24 @@
-//! What `ONLY` chooses.
+//! What `ONLY` and `FULL` choose.
 
 /// Names of sections, of comparisons, or what several of them begin with; everything when empty.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     only: Vec<String>,
+    full: bool,
 }
 
 impl Selection {
-    pub fn of(only: &[String]) -> Self {
+    pub fn of(only: &[String], full: bool) -> Self {
         let only = only.iter().map(|name| name.trim().replace('-', "_"));
         Self {
             only: only.filter(|name| !name.is_empty()).collect(),
+            full,
         }
+    }
+
+    /// Whether the sizes are wanted that do not fit into the everyday run.
+    pub fn full(&self) -> bool {
+        self.full
     }
 
     /// Whether `name` is chosen, or something in it, or something that it is part of: with
@@ -40,20 +47,20 @@ mod tests {
 
     #[test]
     fn nothing_chosen_means_everything() {
-        assert!(Selection::of(&[]).wants("cache_restore"));
-        assert!(Selection::of(&[String::new()]).wants("cache_restore"));
+        assert!(Selection::of(&[], false).wants("cache_restore"));
+        assert!(Selection::of(&[String::new()], false).wants("cache_restore"));
     }
 
     #[test]
     fn a_choice_takes_what_is_in_it_and_what_it_is_in() {
-        let only = Selection::of(&["dindd_start".into()]);
+        let only = Selection::of(&["dindd_start".into()], false);
         assert!(only.wants("dindd") && only.wants("dindd_start") && only.wants("dindd_start_16"));
         assert!(!only.wants("dindd_stop") && !only.wants("dindd_started") && !only.wants("cache"));
     }
 
     #[test]
     fn a_choice_that_no_section_has_is_told() {
-        let only = Selection::of(&["cache_restore".into(), "cash".into()]);
+        let only = Selection::of(&["cache_restore".into(), "cash".into()], false);
         assert_eq!(only.unknown(&["cache", "dindd"]), Some("cash"));
     }
 }

@@ -117,6 +117,14 @@ impl Stage {
         Ok(image.tag())
     }
 
+    /// A volume that is kept for the next stage: see [`Host::kept_volume`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn kept_volume(&mut self, name: &str, file: &Path, bytes: u64) -> Result<PathBuf> {
+        self.host.kept_volume(name, file, bytes)
+    }
+
     /// The host.
     #[must_use]
     pub fn host(&self) -> &Host {

@@ -16,7 +16,7 @@ use crate::disk::PreparedDisk;
 use crate::first::First;
 use crate::janitor::Janitor;
 use crate::leftovers::{Baseline, Leftovers, Volume};
-use crate::loopdev::{LoopDevice, LoopTrace, clone_into, make_xfs, nameless};
+use crate::loopdev::{Kept, LoopDevice, LoopTrace, clone_into, make_xfs, nameless};
 use crate::mounts::{Access, DetachedMount};
 use crate::namespaces::PidNamespace;
 use crate::pid1::Inside;
@@ -228,6 +228,24 @@ impl Host {
         DetachedMount::xfs(&device.path)?.attach(self.pid, &path, Access::ReadWrite)?;
         self.loops.push(device.trace());
         self.volumes.push(Volume { path: path.clone() });
+        self.baseline().own_mount(self.pid, &path)?;
+        Ok(path)
+    }
+
+    /// As [`Host::volume`], in a file of the machine that is made when it is missing, and kept: the
+    /// next host that asks for it finds what is on it. What is on it is no leftover.
+    ///
+    /// # Errors
+    /// As with a volume; or another host has it.
+    pub fn kept_volume(&mut self, name: &str, file: &Path, size: u64) -> Result<PathBuf> {
+        let backing = Kept::open(file, size)?;
+        let device = LoopDevice::attach(&backing.file)?;
+        if backing.new {
+            make_xfs(&device.path)?;
+        }
+        let path = Path::new("/ebs").join(name);
+        DetachedMount::xfs(&device.path)?.attach(self.pid, &path, Access::ReadWrite)?;
+        self.loops.push(device.trace());
         self.baseline().own_mount(self.pid, &path)?;
         Ok(path)
     }

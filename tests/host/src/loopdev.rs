@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,9 @@ use crate::process;
 
 /// How often another program may take the free device that the kernel named before we give up.
 const ATTEMPTS: u32 = 64;
+
+/// How the superblock of an XFS filesystem begins.
+const XFS_MAGIC: &[u8; 4] = b"XFSB";
 
 /// A loop device with a backing file.
 #[derive(Debug)]
@@ -96,6 +100,36 @@ pub(crate) fn nameless(folder: &Path, size: u64) -> Result<File> {
     file.set_len(size)
         .context("set the size of a sparse file")?;
     Ok(file)
+}
+
+/// A sparse file with a name, which is there for one at a time.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) file: File,
+    /// No file system is in it yet.
+    pub(crate) new: bool,
+}
+
+impl Kept {
+    /// Opens it, or makes it with `size` bytes. Whoever has it open, also a loop device, keeps others
+    /// from it.
+    pub(crate) fn open(path: &Path, size: u64) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options
+            .open(path)
+            .with_context(|| format!("open {}", path.display()))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .with_context(|| format!("{} is another host's volume", path.display()))?;
+        let mut magic = [0; 4];
+        let read = file.read_at(&mut magic, 0).context("read a volume's file")?;
+        let new = read < magic.len() || &magic != XFS_MAGIC;
+        if new {
+            file.set_len(size)
+                .context("set the size of a sparse file")?;
+        }
+        Ok(Self { file, new })
+    }
 }
 
 /// Copies `from` to the empty file `to`: shares its blocks where the filesystem can (btrfs, XFS),

@@ -1,0 +1,511 @@
+//! Golden images: how a task gets images from the host's store, against a mirror, an archive, and a
+//! copy of a data-root that shares its blocks.
+
+mod images;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::Barrier;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use chain::Stage;
+
+use crate::bench::{Bench, Comparison, Measure};
+use crate::daemon::{Daemon, Kind};
+use crate::plot::{Plot, Scale};
+use crate::programs::milliseconds;
+use crate::results::{Compared, Unit};
+use crate::sections::Section;
+
+use images::{Images, Set};
+
+pub(crate) const SECTION: Section = Section {
+    name: "golden",
+    title: "Golden images",
+    run,
+};
+
+/// Images of the everyday run, and those that only a full one has.
+const EVERYDAY: [usize; 2] = [1, 3];
+const LARGE: [usize; 2] = [10, 30];
+/// Rounds of what takes minutes.
+const FEW: usize = 3;
+/// ECS places about as many tasks on one host.
+const TASKS: usize = 16;
+const OURS: &str = "dindd with a golden store";
+
+/// How a task gets its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Golden,
+    /// dindd mounts nothing itself: the host has.
+    GoldenOfHost,
+    Mirror,
+    Load,
+    Reflink,
+    /// It has no images but a tiny one, whose import does not count.
+    Nothing,
+}
+
+const PEERS: [(Way, &str, &str); 3] = [
+    (
+        Way::Mirror,
+        "mirror",
+        "docker pull, 4 at once, mirror on the same host",
+    ),
+    (Way::Load, "load", "docker load, one archive"),
+    (Way::Reflink, "reflink", "cp -a --reflink of a data-root"),
+];
+
+/// What a task's images cost, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// From the start of the task until a container of its last image has run.
+    usable: f64,
+    /// The step that brings the images, without the daemon's start, which all need.
+    bring: f64,
+}
+
+fn run(bench: &mut Bench<'_>) -> Result<()> {
+    let counts: Vec<usize> = EVERYDAY
+        .into_iter()
+        .chain(LARGE.into_iter().filter(|_| bench.full()))
+        .filter(|count| bench.wants(&format!("golden_{count}")) || wants_tasks(bench, *count))
+        .collect();
+    let most = counts.iter().copied().max().unwrap_or(1);
+    images::download(bench, most.min(images::count()))?;
+    let mut stage = crate::stage::open(bench)?;
+    let root = images::mount(&mut stage)?;
+    let outcome = Images::open(&stage, &root).and_then(|images| {
+        let measured = Golden {
+            stage: &stage,
+            images,
+        };
+        measured.sizes(bench, &counts)?;
+        measured.at_once(bench)?;
+        measured.shared(bench, most)
+    });
+    outcome.and(crate::stage::close(stage))
+}
+
+/// Whether the set is needed for many tasks at once.
+fn wants_tasks(bench: &Bench<'_>, count: usize) -> bool {
+    let largest = if bench.full() { LARGE[1] } else { EVERYDAY[1] };
+    count == 1 && bench.wants("golden_tasks") || count == largest && bench.wants("golden_shared")
+}
+
+struct Golden<'a> {
+    stage: &'a Stage,
+    images: Images<'a>,
+}
+
+impl Golden<'_> {
+    fn sizes(&self, bench: &mut Bench<'_>, counts: &[usize]) -> Result<()> {
+        let (mut usable, mut brought) = (Vec::new(), Vec::new());
+        for &count in counts {
+            if !bench.wants(&format!("golden_{count}")) {
+                continue;
+            }
+            let set = self.images.set(bench, count)?;
+            let steps = RefCell::new(Steps::default());
+            let x = f64::from(u32::try_from(count)?);
+            if let Some(compared) = bench.compare(self.until_usable(&set, &steps))? {
+                usable.push((x, compared));
+            }
+            if let Some(compared) = bench.compare(self.bring(&set, &steps))? {
+                if count == EVERYDAY[1] {
+                    attach_figure(bench, &compared)?;
+                }
+                brought.push((x, compared));
+            }
+        }
+        plots(bench, &usable, &brought);
+        Ok(())
+    }
+
+    fn until_usable<'s>(&'s self, set: &'s Set, steps: &'s RefCell<Steps>) -> Comparison<'s> {
+        let measure = |way| {
+            move || -> Result<f64> {
+                let times = self.task(way, set, "task")?;
+                steps.borrow_mut().push(way, times.bring);
+                Ok(times.usable)
+            }
+        };
+        let count = set.count;
+        let what = format!(
+            "task start to the first container of an image; {}",
+            set.what()
+        );
+        let ours: Measure<'_> = Box::new(measure(Way::Golden));
+        let mut comparison =
+            Comparison::new(format!("golden_{count}"), what, Unit::Ms, (OURS, ours))
+                .rounds(rounds(count))
+                .peer("no_images", "dindd without images", measure(Way::Nothing));
+        for (way, name, label) in PEERS {
+            comparison = comparison.peer(name, label, measure(way));
+        }
+        comparison
+    }
+
+    /// The same rounds, of which only the step counts that differs.
+    fn bring<'s>(&'s self, set: &'s Set, steps: &'s RefCell<Steps>) -> Comparison<'s> {
+        let count = set.count;
+        let next = |way| move || steps.borrow_mut().next(way);
+        let what = format!(
+            "of that, what brings the images, without the daemon's start; {}",
+            set.what()
+        );
+        let ours: Measure<'_> = Box::new(next(Way::Golden));
+        let name = format!("golden_{count}_bring");
+        let mut comparison =
+            Comparison::new(name, what, Unit::Ms, (OURS, ours)).rounds(rounds(count));
+        for (way, name, label) in PEERS {
+            comparison = comparison.peer(name, label, next(way));
+            comparison = match way {
+                Way::Mirror => comparison.promise(1.0 / 50.0),
+                Way::Reflink => comparison.promise(1.0 / 10.0),
+                _ => comparison,
+            };
+        }
+        comparison
+    }
+
+    fn create(&self, way: Way, set: &Set, name: &str) -> Result<Daemon<'_>> {
+        let mut more = vec!["--env=LOG_FORMAT=json".to_owned()];
+        let kind = match way {
+            Way::Golden | Way::GoldenOfHost => {
+                more.push(format!("--volume={}:/golden:ro", set.store()));
+                more.push("--env=DINDD_GOLDEN=/golden".into());
+                Kind::Dindd
+            }
+            Way::Mirror => {
+                more.push(format!(
+                    "--env=DINDD_REGISTRY_MIRRORS={}",
+                    self.images.mirror()
+                ));
+                Kind::Dindd
+            }
+            Way::Load | Way::Nothing => Kind::Dindd,
+            Way::Reflink => Kind::Bare,
+        };
+        let storage = self.images.storage(name);
+        Daemon::create_on(
+            self.stage,
+            kind,
+            (&format!("golden-{name}"), storage),
+            &more,
+        )
+    }
+
+    fn task(&self, way: Way, set: &Set, name: &str) -> Result<Times> {
+        self.begin(way, set, name).map(|(_, times)| times)
+    }
+
+    /// A task that has run a container of the set's last image.
+    fn begin(&self, way: Way, set: &Set, name: &str) -> Result<(Daemon<'_>, Times)> {
+        let daemon = self.create(way, set, name)?;
+        let begin = Instant::now();
+        if way == Way::Reflink {
+            let (from, to) = (set.data_root() + "/.", self.images.storage(name));
+            let copy = ["cp", "-a", "--reflink=always", &from, &to];
+            self.stage.host().run(copy)?;
+        }
+        let mut bring = milliseconds(begin.elapsed());
+        daemon.container.start()?;
+        daemon.wait_ready()?;
+        let step = Instant::now();
+        match way {
+            Way::Mirror => {
+                let names = set.names().join(" ");
+                let script =
+                    format!("printf '%s\\n' {names} | xargs -P 4 -n 1 docker pull --quiet");
+                daemon.script(&script)?;
+            }
+            Way::Load => daemon.docker(&["load", "--quiet", "--input", &set.archive()])?,
+            Way::Nothing => daemon.import_image()?,
+            Way::Golden | Way::GoldenOfHost | Way::Reflink => {}
+        }
+        let step = milliseconds(step.elapsed());
+        let last = set.names().pop().context("a set without images")?;
+        let image = if way == Way::Nothing {
+            "busybox"
+        } else {
+            &last
+        };
+        daemon.docker(&["run", "--rm", image, "true"])?;
+        let mut usable = milliseconds(begin.elapsed());
+        match way {
+            Way::Golden | Way::GoldenOfHost => bring = attached(&daemon)?,
+            Way::Mirror | Way::Load => bring = step,
+            Way::Nothing => usable -= step,
+            Way::Reflink => {}
+        }
+        Ok((daemon, Times { usable, bring }))
+    }
+
+    fn at_once(&self, bench: &mut Bench<'_>) -> Result<()> {
+        if !bench.wants("golden_tasks") {
+            return Ok(());
+        }
+        let set = self.images.set(bench, 1)?;
+        let set = &set;
+        let mut measured = Vec::new();
+        let counts: &[usize] = if bench.full() {
+            &[1, 4, TASKS]
+        } else {
+            &[1, 4]
+        };
+        for &tasks in counts {
+            let measure = |way| move || self.tasks(way, set, tasks).map(|(_, took)| took);
+            let what = format!(
+                "{tasks} tasks at once: start to the last first container; {}",
+                set.what()
+            );
+            let name = format!("golden_tasks_{tasks}");
+            let ours: Measure<'_> = Box::new(measure(Way::Golden));
+            let mut comparison = Comparison::new(name, what, Unit::Ms, (OURS, ours)).rounds(FEW);
+            for (way, name, label) in PEERS {
+                comparison = comparison.peer(name, label, measure(way));
+            }
+            if let Some(compared) = bench.compare(comparison)? {
+                measured.push((f64::from(u32::try_from(tasks)?), compared));
+            }
+        }
+        bench.plot(Plot::lines(
+            (
+                "golden_tasks",
+                "Many tasks start with the same image",
+                "Whoever unpacks or copies for each task shares the processor among all that do; a \
+                 golden store leaves it to the daemons.",
+            ),
+            ("tasks at once", Scale::Log, Scale::Linear),
+            measured.iter().map(|(tasks, compared)| (*tasks, compared)),
+        ));
+        Ok(())
+    }
+
+    /// Tasks that start at the same time, all with a container of the last image run.
+    fn tasks(&self, way: Way, set: &Set, count: usize) -> Result<(Vec<Daemon<'_>>, f64)> {
+        let barrier = Barrier::new(count);
+        let begin = Instant::now();
+        let daemons = std::thread::scope(|scope| {
+            let start = |number: usize| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    let begun = self.begin(way, set, &format!("task-{number}"))?;
+                    anyhow::Ok(begun.0)
+                })
+            };
+            let threads: Vec<_> = (0..count).map(start).collect();
+            let ended = threads.into_iter();
+            ended
+                .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        Ok((daemons, milliseconds(begin.elapsed())))
+    }
+
+    /// What sixteen tasks take from the volume and from memory.
+    fn shared(&self, bench: &mut Bench<'_>, count: usize) -> Result<()> {
+        if !bench.wants("golden_shared") {
+            return Ok(());
+        }
+        let set = self.images.set(bench, count)?;
+        let store = used(&self.stage.host().path(set.store()).join("files"))?;
+        let dindd = ["/run/chain/stages/build/out/dindd", "golden", "--store"];
+        let (host, dir) = (self.stage.host(), set.store());
+        host.run([&dindd[..], &[&dir, "mount"]].concat())?;
+        let measured = self.shared_by(bench, (&set, store));
+        let script = format!("for place in {dir}/mounted/*; do umount $place; done");
+        host.run(["sh", "-ec", &script])?;
+        measured
+    }
+
+    fn shared_by(&self, bench: &mut Bench<'_>, (set, store): (&Set, f64)) -> Result<()> {
+        let caches = RefCell::new(Steps::default());
+        let measure = |way| {
+            let caches = &caches;
+            move || {
+                let (disk, cache) = self.taken(way, set)?;
+                caches.borrow_mut().push(way, cache);
+                Ok(disk)
+            }
+        };
+        let what = |what: &str| format!("{TASKS} tasks, each has read its last image: {what}");
+        let label = "golden store, mounted by the host";
+        let ours: Measure<'_> = Box::new(measure(Way::GoldenOfHost));
+        let reflink = PEERS[2];
+        let disk = Comparison::new(
+            "golden_shared_disk",
+            what("space on the volume"),
+            Unit::Bytes,
+            (label, ours),
+        );
+        let disk = disk
+            .rounds(FEW)
+            .peer("no_images", "no images", measure(Way::Nothing))
+            .peer(reflink.1, reflink.2, measure(Way::Reflink));
+        let disk = bench.compare(disk)?;
+        let next = |way| {
+            let caches = &caches;
+            move || caches.borrow_mut().next(way)
+        };
+        let ours: Measure<'_> = Box::new(next(Way::GoldenOfHost));
+        let cache = Comparison::new(
+            "golden_shared_cache",
+            what("growth of the page cache"),
+            Unit::Bytes,
+            (label, ours),
+        );
+        let cache = cache
+            .rounds(FEW)
+            .peer(reflink.1, reflink.2, next(Way::Reflink));
+        let cache = bench.compare(cache)?;
+        if let Some(disk) = &disk {
+            let ours = disk.ours.summary().context("no figure of the disk")?.median;
+            let alone = disk.peers[0]
+                .summary()
+                .context("no figure of the disk")?
+                .median;
+            let extra = (ours - alone).max(0.0);
+            let what =
+                format!("{TASKS} tasks: space beyond what their daemons take without images");
+            bench.figure(
+                ("golden_shared_extra", &what),
+                Unit::Bytes,
+                extra,
+                Some(store / 100.0),
+            )?;
+        }
+        let both = disk.iter().map(|one| ("on the volume", one));
+        let both = both.chain(cache.iter().map(|one| ("in the page cache", one)));
+        bench.plot(Plot::bars(
+            (
+                "golden_shared",
+                "What sixteen tasks take",
+                "Attached layers are links to one read-only file system: neither the disk nor the page \
+                 cache has them twice.",
+            ),
+            both,
+        ));
+        Ok(())
+    }
+
+    /// Space on the volume and growth of the page cache, in bytes.
+    fn taken(&self, way: Way, set: &Set) -> Result<(f64, f64)> {
+        let volume = self.images.seen();
+        let clean = "sync; echo 3 >/proc/sys/vm/drop_caches";
+        self.stage.host().run(["sh", "-ec", clean])?;
+        let before = (occupied(&volume)?, page_cache()?);
+        let (daemons, _) = self.tasks(way, set, TASKS)?;
+        let last = set.names().pop().context("a set without images")?;
+        for daemon in daemons.iter().filter(|_| way != Way::Nothing) {
+            let read = "find /opt -type f -exec cat {} + | wc -c";
+            daemon.docker(&["run", "--rm", &last, "sh", "-c", read])?;
+        }
+        let cached = page_cache()? - before.1;
+        self.stage.host().run(["sync"])?;
+        Ok((occupied(&volume)? - before.0, cached.max(0.0)))
+    }
+}
+
+/// Costs that were measured together with others, until their own comparison asks for them.
+#[derive(Debug, Default)]
+struct Steps(Vec<(Way, VecDeque<f64>)>);
+
+impl Steps {
+    fn push(&mut self, way: Way, cost: f64) {
+        match self.0.iter_mut().find(|(of, _)| *of == way) {
+            Some((_, costs)) => costs.push_back(cost),
+            None => self.0.push((way, VecDeque::from([cost]))),
+        }
+    }
+
+    fn next(&mut self, way: Way) -> Result<f64> {
+        let found = self.0.iter_mut().find(|(of, _)| *of == way);
+        let cost = found.and_then(|(_, costs)| costs.pop_front());
+        cost.context("it did not run")
+    }
+}
+
+fn rounds(count: usize) -> usize {
+    if LARGE.contains(&count) { FEW } else { 5 }
+}
+
+/// The time that dindd itself tells, in milliseconds.
+fn attached(daemon: &Daemon<'_>) -> Result<f64> {
+    let log = daemon.container.whole_log()?;
+    let line = log
+        .lines()
+        .find(|line| line.contains("golden images are attached"))
+        .with_context(|| format!("nothing was attached: {log}"))?;
+    let (_, rest) = line
+        .split_once("\"elapsed_us\":")
+        .with_context(|| format!("no time in {line}"))?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let micros: f64 = digits
+        .parse()
+        .with_context(|| format!("no time in {line}"))?;
+    Ok(micros / 1000.0)
+}
+
+fn attach_figure(bench: &mut Bench<'_>, compared: &Compared) -> Result<()> {
+    let ours = compared.ours.summary().context("nothing was attached")?;
+    let what = "attaching a store, as dindd tells it";
+    bench.figure(("golden_attach", what), Unit::Ms, ours.median, Some(50.0))
+}
+
+/// Bytes that files below a folder occupy.
+fn used(folder: &std::path::Path) -> Result<f64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        bytes += entry?.metadata()?.len();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "some GiB")]
+    Ok(bytes as f64)
+}
+
+/// Bytes in use on the file system of `path`.
+fn occupied(path: &std::path::Path) -> Result<f64> {
+    let found =
+        nix::sys::statvfs::statvfs(path).with_context(|| format!("statvfs {}", path.display()))?;
+    let blocks = found.blocks() - found.blocks_free();
+    #[expect(clippy::cast_precision_loss, reason = "some GiB")]
+    Ok((blocks * found.fragment_size()) as f64)
+}
+
+/// Bytes of files that the kernel has in memory.
+fn page_cache() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Cached:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.context("no Cached in /proc/meminfo")?.trim().parse()?;
+    Ok(kib * 1024.0)
+}
+
+fn plots(bench: &mut Bench<'_>, usable: &[(f64, Compared)], brought: &[(f64, Compared)]) {
+    let axes = ("images", Scale::Log, Scale::Log);
+    bench.plot(Plot::lines(
+        (
+            "golden_usable",
+            "From a task's start until it can run its images",
+            "With a golden store it is the daemon's own start, whatever the images are; everybody else \
+             pays for their bytes or their files.",
+        ),
+        axes,
+        usable.iter().map(|(images, compared)| (*images, compared)),
+    ));
+    bench.plot(Plot::lines(
+        (
+            "golden_bring",
+            "The step that brings the images",
+            "Attaching costs some links per layer, pulling and loading cost by the byte, a copy of \
+             a data-root by the file.",
+        ),
+        axes,
+        brought.iter().map(|(images, compared)| (*images, compared)),
+    ));
+}
