@@ -201,9 +201,9 @@ impl<'a> Images<'a> {
         })
     }
 
-    /// How tasks reach the registry.
+    /// How tasks reach the mirror's images.
     pub(crate) fn mirror(&self) -> String {
-        format!("http://{}:{PORT}", self.stage.host().gateway())
+        format!("{}:{PORT}/library", self.stage.host().gateway())
     }
 
     /// Where a task's storage is.
@@ -249,9 +249,9 @@ impl<'a> Images<'a> {
         let layers = layers.display();
         let base = format!("{layers}/base.tar");
         let script = format!(
-            "test -e {base} || {{ container=$(docker create {BASE} true); \
-             docker export --output {base}.part $container; docker rm $container; \
-             mv {base}.part {base}; }}"
+            "test -e {base} || {{ mkdir {layers}/saved; cd {layers}/saved; \
+             docker save {BASE} | tar -x; mv $(jq -r .[0].Layers[0] manifest.json) {base}; \
+             rm -r {layers}/saved; }}"
         );
         host.run(["sh", "-ec", &script])?;
         host.run(["sh", "-ec", &format!("rm -rf {dir}; mkdir {dir}")])?;
