@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn what_only_leaves_out_is_not_measured() {
-        let only = Selection::of(&["x_wanted".into()]);
+        let only = Selection::of(&["x_wanted".into()], false);
         let comparison = Comparison::new("x_other", "work", Unit::Ms, ours(|| panic!("measured")));
         assert!(bench(&only).compare(comparison).unwrap().is_none());
     }
