@@ -122,7 +122,9 @@ impl Kept {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .with_context(|| format!("{} is another host's volume", path.display()))?;
         let mut magic = [0; 4];
-        let read = file.read_at(&mut magic, 0).context("read a volume's file")?;
+        let read = file
+            .read_at(&mut magic, 0)
+            .context("read a volume's file")?;
         let new = read < magic.len() || &magic != XFS_MAGIC;
         if new {
             file.set_len(size)
