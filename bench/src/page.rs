@@ -107,9 +107,11 @@ fn comparison(compared: &Compared) -> String {
         .map(|outcome| outcome_row(compared, outcome))
         .collect();
     format!(
-        "<h4>{}</h4><div class=\"wide\"><table><tr><th></th><th>median</th><th>quartiles</th>\
+        "<h4>{}</h4><p class=\"quiet\">{} rounds</p>\
+         <div class=\"wide\"><table><tr><th></th><th>median</th><th>quartiles</th>\
          <th>ours ÷ this</th><th>promised</th></tr>{rows}</table></div>\n",
-        escape(&compared.what)
+        escape(&compared.what),
+        compared.ours.samples().map_or(0, <[f64]>::len),
     )
 }
 
@@ -194,6 +196,12 @@ mod tests {
             page.contains("It means. <span class=\"quiet\">Measured on a machine."),
             "{page}"
         );
+    }
+
+    #[test]
+    fn the_page_says_how_many_rounds_a_comparison_had() {
+        let page = html(&results(section(&[1.0, 2.0, 3.0], &[2.0, 2.0, 2.0]))).unwrap();
+        assert!(page.contains("3 rounds"), "{page}");
     }
 
     #[test]
