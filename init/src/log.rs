@@ -4,9 +4,13 @@
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
+
+/// How the log was started.
+static STARTED: OnceLock<Format> = OnceLock::new();
 
 /// How our own log is written (`LOG_FORMAT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,5 +61,13 @@ pub fn start(format: Format, level: &str) -> anyhow::Result<()> {
         Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
+    STARTED.get_or_init(|| format);
+    Ok(())
+}
+
+/// How the log is written, once it was started: for what people and machines are told differently.
+#[must_use]
+pub fn format() -> Option<Format> {
+    STARTED.get().copied()
 }

@@ -18,7 +18,7 @@ use crate::state::{Stage, State};
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Past {
     pub(crate) phase: &'static str,
-    pub(crate) elapsed_ms: u128,
+    pub(crate) elapsed_ms: u64,
     /// What it brought, or `interrupted`.
     pub(crate) detail: String,
 }
@@ -139,8 +139,7 @@ impl Progress {
         }
     }
 
-    fn past(&self, phase: &'static str, began: Instant, detail: String) {
-        let elapsed_ms = began.elapsed().as_millis();
+    fn past(&self, (phase, elapsed_ms): (&'static str, u64), detail: String) {
         self.phases.borrow_mut().push(Past {
             phase,
             elapsed_ms,
@@ -156,7 +155,7 @@ impl Phase<'_> {
         let detail = detail.to_string();
         let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(phase = self.name, elapsed_ms, detail, "phase done");
-        self.progress.past(self.name, self.began, detail);
+        self.progress.past((self.name, elapsed_ms), detail);
     }
 }
 
@@ -166,7 +165,7 @@ impl Drop for Phase<'_> {
             let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(phase = self.name, elapsed_ms, "phase interrupted");
             self.progress
-                .past(self.name, self.began, "interrupted".to_owned());
+                .past((self.name, elapsed_ms), "interrupted".to_owned());
         }
     }
 }

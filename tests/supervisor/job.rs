@@ -72,6 +72,11 @@ fn everything_happens_in_the_documented_order() {
     );
     assert_eq!(last["repository"], "acme/widgets");
     assert!(last["run_id"].is_u64(), "{last}");
+    // Every phase that was told is a number of the summary.
+    for phase in phases {
+        let field = format!("{}_ms", phase.replace('-', "_"));
+        assert!(last[&field].is_u64(), "{field} is not in {last}");
+    }
     assert_eq!(last["deregistered"], "gone");
     assert_eq!(last["restored"], ended.detail("cache-restore"));
     assert_eq!(last["published"], ended.detail("cache-publish"));
