@@ -3,7 +3,8 @@
 //! Owns the judgement, and the mounting. A job may mount what stays its own: tmpfs, overlay, proc,
 //! network filesystems. It may not mount disks, which are the host's, nor what belongs to the whole
 //! machine: cgroup v1 and `binfmt_misc`, by which the kernel starts programs outside of every
-//! container, devtmpfs, debugfs and their like.
+//! container, devtmpfs, debugfs and their like. Nor may it change the options of a filesystem that
+//! others have mounted as well: those of the storage volume are its neighbours' too.
 //!
 //! Allowing a call after a look at its arguments would be no use: they are in the caller's memory,
 //! and another thread can change them in between. So the broker never lets such a call pass. It
@@ -24,6 +25,10 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::statfs::{
+    CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, PROC_SUPER_MAGIC,
+    SYSFS_MAGIC, TMPFS_MAGIC,
+};
 use nix::unistd::{ForkResult, fork};
 use tracing::{error, warn};
 
@@ -55,6 +60,20 @@ const MAY_MOUNT: [&str; 18] = [
     "sysfs",
     "tmpfs",
 ];
+
+/// What a job may remount: filesystems of which each namespace or container has one of its own.
+const MAY_CHANGE: [FsType; 7] = [
+    CGROUP2_SUPER_MAGIC,
+    DEVPTS_SUPER_MAGIC,
+    MQUEUE_MAGIC,
+    OVERLAYFS_SUPER_MAGIC,
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+    TMPFS_MAGIC,
+];
+
+/// linux/ipc/mqueue.c.
+const MQUEUE_MAGIC: FsType = FsType(0x1980_0202);
 
 /// What the caller is told.
 pub(crate) enum Answer {
@@ -160,20 +179,20 @@ impl<'a> Call<'a> {
             return;
         }
         let arguments = self.asked.data.args;
-        match Errand::read(self.asked.pid, &arguments) {
-            Ok(errand) if !may_mount(errand.kind()) => {
-                warn!(
-                    filesystem = %errand.kind().to_string_lossy(),
-                    "a job was refused to mount a filesystem of the host"
-                );
-                self.answer(Answer::Done(Err(Errno::EPERM)));
-            }
-            // Whoever was read is still the one who asks: its number was not given to another.
-            Ok(errand) if self.still_waits() => {
-                errand.run(|done| self.answer(Answer::Done(done)));
-            }
-            Ok(_) => {}
-            Err(cause) => self.answer(Answer::Done(Err(cause))),
+        let errand = match Errand::read(self.asked.pid, &arguments) {
+            Ok(errand) => errand,
+            Err(cause) => return self.answer(Answer::Done(Err(cause))),
+        };
+        if let Some(kind) = errand.kind().filter(|kind| !may_mount(kind)) {
+            warn!(
+                filesystem = %kind.to_string_lossy(),
+                "a job was refused to mount a filesystem of the host"
+            );
+            return self.answer(Answer::Done(Err(Errno::EPERM)));
+        }
+        // Whoever was read is still the one who asks: its number was not given to another.
+        if self.still_waits() {
+            errand.run(may_change, |done| self.answer(Answer::Done(done)));
         }
     }
 
@@ -213,6 +232,14 @@ fn may_mount(kind: &std::ffi::CStr) -> bool {
     // A filesystem may have subtypes: "fuse.sshfs".
     let name = name.split('.').next().unwrap_or_default();
     MAY_MOUNT.contains(&name)
+}
+
+fn may_change(kind: FsType) -> bool {
+    let may = MAY_CHANGE.contains(&kind);
+    if !may {
+        warn!("a job was refused to change the options of a filesystem of the host");
+    }
+    may
 }
 
 /// What everybody may know of a thread; it does not change while the thread waits.
@@ -284,6 +311,18 @@ mod tests {
             (c"", false),
         ] {
             assert_eq!(may_mount(kind), may, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_may_change_what_nobody_else_has_mounted() {
+        assert!(may_change(TMPFS_MAGIC) && may_change(OVERLAYFS_SUPER_MAGIC));
+        for shared in [
+            libc::EXT4_SUPER_MAGIC,
+            libc::XFS_SUPER_MAGIC,
+            libc::NFS_SUPER_MAGIC,
+        ] {
+            assert!(!may_change(FsType(shared)), "{shared:x}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! One mount, made in a caller's place.
+//! One mount or remount, made in a caller's place.
 //!
 //! Owns reading the call's arguments, entering the caller's namespaces and folders, and the mount
-//! itself. Does not judge what may be mounted; see [`crate::broker`].
+//! itself. Does not judge what may be mounted or changed; see [`crate::broker`].
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -13,6 +13,7 @@ use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{ForkResult, chroot, fchdir, fork};
 
 use crate::broker::end;
@@ -27,6 +28,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 pub(crate) struct Errand {
     source: Option<CString>,
     target: CString,
+    /// A remount has one already, and need not name it.
     kind: CString,
     flags: libc::c_ulong,
     data: Option<CString>,
@@ -71,22 +73,33 @@ impl Errand {
             } else {
                 target
             },
-            kind: string(kind)?.ok_or(Errno::EINVAL)?,
+            kind: match string(kind)? {
+                None if flags & libc::MS_REMOUNT != 0 => CString::default(),
+                kind => kind.ok_or(Errno::EINVAL)?,
+            },
             flags,
             data: string(data)?,
             place: Place::of(thread, &here)?,
         })
     }
 
-    /// The filesystem's name.
-    pub(crate) fn kind(&self) -> &CStr {
-        &self.kind
+    /// The name of the filesystem that is to be mounted; none for a remount.
+    pub(crate) fn kind(&self) -> Option<&CStr> {
+        (!self.is_remount()).then_some(&self.kind)
     }
 
-    /// Mounts, and tells what came of it.
-    pub(crate) fn run(&self, tell: impl FnOnce(Result<(), Errno>)) {
+    fn is_remount(&self) -> bool {
+        self.flags & libc::MS_REMOUNT != 0
+    }
+
+    /// Mounts, or changes a filesystem that `may_change` allows to change, and tells what came of it.
+    pub(crate) fn run(&self, may_change: fn(FsType) -> bool, tell: impl FnOnce(Result<(), Errno>)) {
+        if self.is_remount() {
+            tell(self.place.enter().and_then(|()| self.remount(may_change)));
+            return;
+        }
         if self.kind.as_c_str() != c"proc" {
-            tell(self.place.enter().and_then(|()| self.mount()));
+            tell(self.place.enter().and_then(|()| self.mount(&self.target)));
             return;
         }
         // A new /proc shows the PID namespace of who mounts it, which only a child can enter.
@@ -97,14 +110,26 @@ impl Errand {
         match forked {
             Ok(ForkResult::Parent { .. }) => {}
             Ok(ForkResult::Child) => {
-                tell(self.place.enter().and_then(|()| self.mount()));
+                tell(self.place.enter().and_then(|()| self.mount(&self.target)));
                 end();
             }
             Err(cause) => tell(Err(cause)),
         }
     }
 
-    fn mount(&self) -> Result<(), Errno> {
+    /// The folder is entered before it is judged, so that a path that the caller changes meanwhile
+    /// leads nowhere else. A mount on a file cannot be entered, and stays as it is.
+    fn remount(&self, may_change: fn(FsType) -> bool) -> Result<(), Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let folder = open(self.target.as_c_str(), flags, Mode::empty())?;
+        if !may_change(fstatfs(&folder)?.filesystem_type()) {
+            return Err(Errno::EPERM);
+        }
+        fchdir(&folder)?;
+        self.mount(c".")
+    }
+
+    fn mount(&self, target: &CStr) -> Result<(), Errno> {
         let pointer =
             |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         #[expect(unsafe_code, reason = "flags are passed on as they are")]
@@ -112,7 +137,7 @@ impl Errand {
         let done = unsafe {
             libc::mount(
                 pointer(&self.source),
-                self.target.as_ptr(),
+                target.as_ptr(),
                 self.kind.as_ptr(),
                 self.flags,
                 pointer(&self.data).cast(),

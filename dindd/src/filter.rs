@@ -9,6 +9,8 @@
 //!   Making block devices is refused. A node can come from elsewhere (devtmpfs, a file server), so
 //!   every mount of a filesystem is asked about; see [`crate::broker`]. `fsopen`, the newer way to
 //!   the same, does not exist here: its callers fall back to `mount`.
+//! * Changing the options of a filesystem that neighbours use as well. A remount of anything but a
+//!   mount's own flags is asked about, and `fspick` does not exist either.
 //! * Opening any inode of the volume by a handle: `open_by_handle_at`, and XFS's ioctls, which also
 //!   freeze or shut down the whole volume for everybody.
 //! * Changing its quota, or its neighbours'.
@@ -78,6 +80,7 @@ const OURS: u32 = if cfg!(target_arch = "aarch64") {
 
 /// The same number everywhere (asm-generic/unistd.h).
 const FSOPEN: u32 = 430;
+const FSPICK: u32 = 433;
 const QUOTACTL_FD: u32 = 443;
 const FILE_SETATTR: u32 = 469;
 
@@ -112,9 +115,12 @@ const CALLS: [Calls; 5] = [
     calls(ARM, 0, [14, 324, 21, 54, 371, 131, 386]),
 ];
 
-// Flags of mount(2) that make it something else than a mount of a filesystem (fs/namespace.c,
-// `path_mount`). The upper half does not count when it is the magic of the oldest kernels.
-const NOT_A_FILESYSTEM: [u32; 3] = [0x20, 0x1000, 0x2000]; // REMOUNT, BIND, MOVE
+// Flags of mount(2) that make it something else than a mount of a filesystem, in the order in which
+// the kernel looks at them (fs/namespace.c, `path_mount`). The upper half does not count when it is
+// the magic of the oldest kernels.
+const REMOUNT: u32 = 0x20;
+const BIND: u32 = 0x1000;
+const MOVE: u32 = 0x2000;
 const PROPAGATION: [u32; 4] = [1 << 17, 1 << 18, 1 << 19, 1 << 20];
 const UPPER_HALF: u32 = 0xffff_0000;
 const MAGIC: u32 = 0xc0ed_0000;
@@ -202,9 +208,9 @@ impl Calls {
         let block = |argument| Some((argument, libc::S_IFMT, libc::S_IFBLK));
         rule(self.mknod, block(1), refuse);
         rule(self.mknodat, block(2), refuse);
-        for flag in NOT_A_FILESYSTEM {
-            rule(self.mount, Some((3, flag, flag)), Verdict::Allow);
-        }
+        // The flags of one mount.
+        let own = REMOUNT | BIND;
+        rule(self.mount, Some((3, own, own)), Verdict::Allow);
         // The broker speaks the machine's own language only.
         let native = self.arch == OURS && self.bit == 0;
         let mounts = if mounts == Verdict::Ask && !native {
@@ -212,12 +218,18 @@ impl Calls {
         } else {
             mounts
         };
+        rule(self.mount, Some((3, REMOUNT, REMOUNT)), mounts);
+        for flag in [BIND, MOVE] {
+            rule(self.mount, Some((3, flag, flag)), Verdict::Allow);
+        }
         rule(self.mount, Some((3, UPPER_HALF, MAGIC)), mounts);
         for flag in PROPAGATION {
             rule(self.mount, Some((3, flag, flag)), Verdict::Allow);
         }
         rule(self.mount, None, mounts);
-        rule(FSOPEN, None, Verdict::Refuse(Errno::ENOSYS));
+        for call in [FSOPEN, FSPICK] {
+            rule(call, None, Verdict::Refuse(Errno::ENOSYS));
+        }
         rule(self.open_by_handle_at, None, refuse);
         rule(self.quotactl, None, refuse);
         rule(QUOTACTL_FD, None, refuse);
@@ -359,6 +371,7 @@ mod tests {
             (X86_64, 179, [0; 4], REFUSED),
             (X86_64, 443, [0; 4], REFUSED),
             (X86_64, 430, [0; 4], UNKNOWN),
+            (X86_64, 433, [0; 4], UNKNOWN),
             // XFS_IOC_OPEN_BY_HANDLE, FIFREEZE, FICLONE, TCGETS.
             (X86_64, 16, [3, 0xc038_586b, 0, 0], REFUSED),
             (X86_64, 16, [3, 0xc004_5877, 0, 0], REFUSED),
@@ -378,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_filesystems_are_asked_about_and_other_mounts_are_not() {
+    fn mounts_and_remounts_of_filesystems_are_asked_about_and_other_mounts_are_not() {
         let mount = |flags| [0, 0, 0, flags];
         let asking = program(false, Verdict::Ask);
         let (ours, foreign) = match OURS {
@@ -391,7 +404,10 @@ mod tests {
             (1 << 24, true),          // strictatime
             (MAGIC | 0xe, true),      // has the bits of propagation, which do not count
             (MAGIC | 1 << 20, false), // not the magic any more
-            (0x20, false),
+            (0x20, true),
+            (MAGIC | 0x21, true),
+            (0x20 | 0x2000, true), // a remount: the kernel looks at that first
+            (0x20 | 0x1000, false),
             (0x1000 | 0x4000, false),
             (0x2000, false),
             (1 << 18 | 0x4000, false),
@@ -428,6 +444,7 @@ mod tests {
             (ours.quotactl, libc::SYS_quotactl),
             (ours.bpf, libc::SYS_bpf),
             (FSOPEN, libc::SYS_fsopen),
+            (FSPICK, libc::SYS_fspick),
             (QUOTACTL_FD, libc::SYS_quotactl_fd),
         ] {
             assert_eq!(libc::c_long::from(number.cast_signed()), expected);

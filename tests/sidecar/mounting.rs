@@ -3,13 +3,13 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use chain::Stage;
 use chain::driver::Case;
 
 use crate::isolation::Siege;
 
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 5] = [
     (
         "a_disk_cannot_be_mounted_by_a_node_that_is_there",
         a_disk_cannot_be_mounted_by_a_node_that_is_there,
@@ -23,6 +23,10 @@ pub(crate) const CASES: [Case; 4] = [
         a_job_cannot_make_the_kernel_start_programs_on_the_host,
     ),
     ("a_job_mounts_what_is_its_own", a_job_mounts_what_is_its_own),
+    (
+        "a_job_cannot_change_the_options_of_the_volume",
+        a_job_cannot_change_the_options_of_the_volume,
+    ),
 ];
 
 /// Makes the call mount(2) itself, so that its flags are not a program's choice.
@@ -167,4 +171,41 @@ done"#;
         ensure!(found.contains(line), "no {line:?} in:\n{found}");
     }
     siege.end()
+}
+
+/// The volume's filesystem is one for all tasks: what a remount changes, it changes for everybody.
+fn a_job_cannot_change_the_options_of_the_volume(stage: &Stage) -> Result<()> {
+    let siege = Siege::begin(stage, "remount")?;
+    let before = options(stage)?;
+    let script = r#"
+exec 2>&1
+docker volume create left >/dev/null
+docker run --rm --privileged --volume left:/v busybox sh -c '
+mount -o remount,inode32 /v && echo volume remounted
+mount -o remount,bind,ro /v && echo its own mount remounted
+mkdir /t && mount -t tmpfs -o size=4m tmp /t && mount -o remount,size=8m /t && grep " /t " /proc/mounts'
+in_dockerds_mounts 'mount -o remount,inode32 /var/lib/docker && echo data-root remounted'"#;
+    let found = siege.attack(script)?;
+    for line in ["its own mount remounted", "size=8192k"] {
+        ensure!(found.contains(line), "no {line:?} in:\n{found}");
+    }
+    for sign in ["volume remounted", "data-root remounted"] {
+        ensure!(!found.contains(sign), "{sign} was found:\n{found}");
+    }
+    let after = options(stage)?;
+    ensure!(before == after, "they were {before} and are {after}");
+    siege.end()
+}
+
+/// What is after the separator in proc(5)'s `mountinfo`: type, source, and the filesystem's options.
+fn options(stage: &Stage) -> Result<String> {
+    let mounts = stage.host().run(["cat", "/proc/self/mountinfo"])?;
+    let volume = stage.volume().display().to_string();
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(4) == Some(volume.as_str()));
+    let options = line.and_then(|line| line.split_once(" - "));
+    options
+        .map(|(_, options)| options.to_owned())
+        .with_context(|| format!("no mount at {volume} in {mounts}"))
 }
