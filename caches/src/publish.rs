@@ -96,6 +96,7 @@ struct Work<'a> {
 #[derive(Debug)]
 struct New {
     unit: Unit,
+    files: u64,
     bytes: u64,
 }
 
@@ -173,9 +174,11 @@ impl Work<'_> {
     }
 
     fn report(&self, new: Vec<New>, published: &mut Published) -> anyhow::Result<()> {
-        published
-            .units
-            .extend(new.into_iter().map(|new| new.unit.to_string()));
+        for new in new {
+            published.units.push(new.unit.to_string());
+            published.files += new.files;
+            published.bytes += new.bytes;
+        }
         Ok(())
     }
 
@@ -365,8 +368,13 @@ pub(crate) fn publish_unit(
 impl New {
     fn of(unit: Unit, root: &Path) -> anyhow::Result<Self> {
         let tree = Tree::local(&unit.directory(root), &|_| Wanted::Yes)?;
-        let bytes = tree.entries().map(|entry| entry.meta().size).sum();
-        Ok(Self { unit, bytes })
+        let files = tree
+            .entries()
+            .filter(|entry| entry.meta().kind == Kind::File);
+        let (files, bytes) = files.fold((0, 0), |(files, bytes), entry| {
+            (files + 1, bytes + entry.meta().size)
+        });
+        Ok(Self { unit, files, bytes })
     }
 }
 

@@ -131,17 +131,34 @@ pub(crate) async fn run(
     let Some((name, arguments)) = arguments.subcommand() else {
         unreachable!("clap requires one");
     };
+    let publish = publish_policy(&mut given);
     let caches = caches_of(arguments, &mut given);
-    let caches = match (given.finish(), caches) {
+    let caches = match (given.finish(), caches.zip(publish)) {
         (Ok(()), Some(caches)) => caches,
         (Err(mistakes), _) => return Ok(cli::refuse(&mistakes)),
         (Ok(()), None) => anyhow::bail!("the cache's settings are missing, and which was not told"),
     };
-    let work = work((name, arguments), &caches, children);
+    let (caches, publish) = caches;
+    if name == "publish" && publish == CachePublish::Off {
+        tracing::info!("CACHE_PUBLISH is off: nothing is published");
+        return Ok(exit_code::DONE);
+    }
+    let dry_run = publish == CachePublish::Report;
+    let work = work((name, arguments), (&caches, dry_run), children);
     tokio::select! {
         biased;
         signal = signals.next() => Ok(init::Exit::Signal(signal).shell_code()),
         done = work => done,
+    }
+}
+
+/// By hand everything is published, unless the operator's settings say otherwise. Without a job,
+/// nothing is there that could be distrusted.
+fn publish_policy(given: &mut Given<'_>) -> Option<CachePublish> {
+    if given.is_given("CACHE_PUBLISH") {
+        given.parsed("CACHE_PUBLISH")
+    } else {
+        Some(CachePublish::All)
     }
 }
 
@@ -213,13 +230,16 @@ impl Told {
 
 async fn work(
     (name, arguments): (&str, &ArgMatches),
-    caches: &Caches,
+    (caches, dry_run): (&Caches, bool),
     children: &Children,
 ) -> anyhow::Result<u8> {
     let deadline = Deadline::within(LIMIT);
     let told = match name {
         "restore" => restore(caches, children, deadline).await?,
-        "publish" => publish(caches, (children, arguments.get_flag("dry-run")), deadline).await?,
+        "publish" => {
+            let dry_run = dry_run || arguments.get_flag("dry-run");
+            publish(caches, (children, dry_run), deadline).await?
+        }
         "verify" => verify(caches, (children, arguments.get_flag("keep")), deadline).await?,
         "prune" => prune(caches, (children, arguments), deadline).await?,
         _ => {

@@ -16,7 +16,7 @@ use crate::{cache_command, caches, check, job_hooks, lifecycle, state, sweep};
 /// What the help of the smaller commands shows.
 const LOG: &[&str] = &["LOG_FORMAT", "LOG_LEVEL"];
 const STATUS: &[&str] = &["SUPERVISOR_STATE_FILE", "LOG_FORMAT", "LOG_LEVEL"];
-const CACHE: &[&str] = &["CACHE_EXCLUDE", "LOG_FORMAT", "LOG_LEVEL"];
+const CACHE: &[&str] = &["CACHE_PUBLISH", "CACHE_EXCLUDE", "LOG_FORMAT", "LOG_LEVEL"];
 const SWEEP: &[&str] = &[
     "GITHUB_URL",
     "RUNNER_SCOPE",

@@ -194,6 +194,28 @@ fn the_cache_commands_work_without_github() {
 }
 
 #[test]
+fn by_hand_nothing_is_published_where_the_operator_forbids_it() {
+    let mut trial = Trial::new();
+    make_unit(&trial.path("local"), "made/3.0.0/arm64", "made");
+    let path = |name: &str| trial.path(name).display().to_string();
+    let (store, local) = (path("new"), path("local"));
+    let words = ["cache", "publish", "--store", &store, "--root", &local];
+    for (policy, told) in [
+        ("off", ""),
+        (
+            "report",
+            "would publish made/3.0.0/arm64\nwould publish 1 units, 1 files, 4 bytes\n",
+        ),
+    ] {
+        trial.set("CACHE_PUBLISH", policy.to_owned());
+        let ended = trial.start(&words).end();
+        assert_eq!(ended.code, 0, "{}", ended.log_text());
+        assert_eq!(ended.stdout, told, "{policy}");
+        assert!(!trial.path("new/units").exists(), "{policy}");
+    }
+}
+
+#[test]
 fn what_an_untrusted_job_added_is_not_published() {
     let trial = Trial::new();
     let supervisor = trial.idle();
