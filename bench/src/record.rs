@@ -26,8 +26,8 @@ const HEADLINES: [(&str, &str); 4] = [
         "tool cache of 1,000 files restored from a store with 1 ms latency, against `rsync -a`",
     ),
     (
-        "supervisor_start_vs_shell_ratio",
-        "process start to the runner's listener, against a shell entrypoint",
+        "dindd_stop_50k_vs_rm_in_trap_ratio",
+        "Docker sidecar, SIGTERM to exit with 50,000 files left, against `rm -rf` in a trap",
     ),
     (
         "task_start_warm_vs_shell_ratio",
