@@ -236,6 +236,13 @@ impl Trial {
         assert_eq!(self.processes(), [""; 0], "{case}: processes are left");
     }
 
+    /// Waits until what a killed supervisor started has died as well.
+    pub(crate) fn wait_for_no_processes(&self) {
+        wait_until("no process of the trial is left", || {
+            self.processes().is_empty()
+        });
+    }
+
     /// Ends what a killed supervisor left: processes with an environment of the trial's.
     pub(crate) fn kill_orphans(&self) {
         let mark = format!("PATH={}:", self.path("bin").display());
