@@ -19,11 +19,19 @@ mod images;
 mod mistakes;
 #[path = "stack/project.rs"]
 mod project;
+#[path = "stack/sudo.rs"]
+mod sudo;
 #[path = "stack/whole.rs"]
 mod whole;
 
 fn main() -> ExitCode {
-    let cases = [&images::CASES[..], &mistakes::CASES, &whole::CASES].concat();
+    let cases = [
+        &images::CASES[..],
+        &mistakes::CASES,
+        &sudo::CASES,
+        &whole::CASES,
+    ]
+    .concat();
     driver::main_on(prepare, "stack", cases.iter().map(Test::from).collect())
 }
 

@@ -27,6 +27,7 @@ mod serve;
 mod settle;
 mod shared;
 mod state;
+mod sudo;
 mod summary;
 mod sweep;
 mod timeline;

@@ -20,6 +20,7 @@ use crate::listener::{self, Place};
 use crate::registration::with_suffix;
 use crate::runner_files;
 use crate::shared::{self, Sight};
+use crate::sudo;
 use crate::user::User;
 use crate::version::{self, Support};
 
@@ -44,8 +45,7 @@ impl Task<'_> {
         let user = User::find(&runner.user, Path::new("/"))?;
         listener::find(&runner.home).map_err(Failure::unavailable)?;
         if runner.sudo {
-            user.allow_sudo()?;
-            runner_files::remove_secrets(&runner.secret_files)?;
+            sudo::allow(runner, &user)?;
         }
         runner_files::clean(&runner.home)?;
         shared::make(runner, self.settings.caches.as_ref(), &user)?;

@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use init::settings::Secret;
 use serde_json::Value;
 
-use crate::failure::Failure;
 use crate::user::User;
 
 /// What a former life of the container, or the image, may have left. `.env` and `.path` would
@@ -50,26 +49,6 @@ pub(crate) fn clean(home: &Path) -> anyhow::Result<()> {
             _ => Ok(()),
         }
     })
-}
-
-/// Removes the files that our secrets came from, once they were read: with `RUNNER_SUDO=on` no
-/// mode of a file keeps a job from it.
-pub(crate) fn remove_secrets(files: &[PathBuf]) -> Result<(), Failure> {
-    for path in files {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::refused(anyhow!(
-                    "RUNNER_SUDO=on: a job could read the secret in {}, and it cannot be removed: {error}; give the secret in a variable",
-                    path.display()
-                )));
-            }
-            Err(_) => {}
-            Ok(()) => {
-                tracing::info!(path = %path.display(), "removed the file of a secret, which a job with RUNNER_SUDO=on could read")
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Writes a just-in-time configuration into the runner's home, readable by its user alone.

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,26 +90,6 @@ impl User {
         })
     }
 
-    /// Lets the user become root by `sudo` without a password.
-    pub(crate) fn allow_sudo(&self) -> Result<(), Failure> {
-        const RULE: &str = "/etc/sudoers.d/supervisor";
-        if self.rights == Rights::Keep {
-            return Err(Failure::refused(anyhow!(
-                "RUNNER_SUDO=on takes root; start the container as root"
-            )));
-        }
-        if !Path::new("/etc/sudoers.d").is_dir() {
-            return Err(Failure::unavailable(anyhow!(
-                "RUNNER_SUDO=on: sudo is not installed in the image"
-            )));
-        }
-        let rule = format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", self.name);
-        fs::write(RULE, rule)
-            .and_then(|()| fs::set_permissions(RULE, fs::Permissions::from_mode(0o440)))
-            .with_context(|| format!("cannot write {RULE}"))?;
-        Ok(())
-    }
-
     /// Makes a directory that exists, or not, the user's. What is in it is left alone.
     pub(crate) fn own_directory(&self, path: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -126,9 +105,15 @@ impl User {
             .with_context(|| format!("cannot give {} to {}", path.display(), self.name))
     }
 
+    /// Whether we are root and can do what only root can.
+    pub(crate) fn is_another(&self) -> bool {
+        self.rights == Rights::Drop
+    }
+
     /// `uid:gid` for programs that set owners; `None` when we cannot set any.
     pub(crate) fn owner(&self) -> Option<String> {
-        (self.rights == Rights::Drop).then(|| format!("{}:{}", self.uid, self.gid))
+        self.is_another()
+            .then(|| format!("{}:{}", self.uid, self.gid))
     }
 
     /// Makes `command` run as this user, with these further groups, for good.

@@ -7,7 +7,7 @@ use chain::driver::Case;
 use crate::build::{PROGRAMS, TASK_IMAGES, top};
 use crate::project::lay_out;
 
-pub(crate) const CASES: [Case; 5] = [
+pub(crate) const CASES: [Case; 4] = [
     (
         "the_programs_are_static_stripped_and_know_no_folder_of_their_build",
         the_programs_are_static_stripped_and_know_no_folder_of_their_build,
@@ -23,10 +23,6 @@ pub(crate) const CASES: [Case; 5] = [
     (
         "the_image_for_fargate_has_no_docker_and_the_other_has",
         the_image_for_fargate_has_no_docker_and_the_other_has,
-    ),
-    (
-        "a_job_becomes_root_by_sudo_only_where_the_operator_says_so",
-        a_job_becomes_root_by_sudo_only_where_the_operator_says_so,
     ),
 ];
 
@@ -175,33 +171,5 @@ fn the_image_for_fargate_has_no_docker_and_the_other_has(stage: &Stage) -> Resul
          --env=GITHUB_PAT=x ecs-runner:fargate check 2>&1 || true",
     ])?;
     ensure!(!check.contains("Docker does not"), "{check}");
-    Ok(())
-}
-
-/// What a step of a job does; the supervisor is asked for a job's start by way of its own `run`.
-fn a_job_becomes_root_by_sudo_only_where_the_operator_says_so(stage: &Stage) -> Result<()> {
-    lay_out(stage)?;
-    for (setting, expected) in [("off", "refused"), ("on", "root")] {
-        let name = format!("sudo-{setting}");
-        let mut job = github_double::JobSpec::new("acme/widgets", &name).step(
-            "Become root",
-            "if [ \"$(sudo --non-interactive id -u 2>/dev/null)\" = 0 ]; then echo it is root; else echo it is refused; fi",
-        );
-        job.runs_on = vec![name.clone()];
-        let job = stage.github().queue(stage.host(), &job)?;
-        let url = format!("--env=GITHUB_URL={}", stage.github().repository_url());
-        let line = format!(
-            "docker run --rm --env=GITHUB_PAT=ghp_a_token_for_the_double_only {url} \
-             --env=RUNNER_LABELS={name} --env=RUNNER_SUDO={setting} \
-             --env=ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1 ecs-runner:fargate 2>&1"
-        );
-        let said = stage.host().run(["sh", "-c", &line])?;
-        let conclusion = stage.github().conclusion(stage.host(), &job)?;
-        ensure!(
-            conclusion.as_deref() == Some("succeeded")
-                && said.contains(&format!("it is {expected}")),
-            "with RUNNER_SUDO={setting} the job ended as {conclusion:?}:\n{said}"
-        );
-    }
     Ok(())
 }

@@ -145,5 +145,11 @@ fn check_tells_of_directories_that_are_not_shared() {
         line.starts_with("FAIL") && line.contains("mount the same volume"),
         "{line}"
     );
+    let ended = trial.start(&["check", "--json"]).end();
+    let answer: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let mut rows = answer["checks"].as_array().unwrap().iter();
+    let row = rows.find(|row| row["what"] == "shared").unwrap();
+    assert_eq!((ended.code, &row["ok"]), (1, &false.into()), "{row}");
+    assert!(row.to_string().contains("mount the same volume"), "{row}");
     assert!(markers(&trial).is_empty());
 }

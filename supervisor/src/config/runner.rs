@@ -26,12 +26,18 @@ pub(crate) struct Runner {
     pub(crate) work: PathBuf,
     pub(crate) user: String,
     pub(crate) sudo: bool,
-    /// The files that the secrets came from: root in the container can read them.
-    pub(crate) secret_files: Vec<PathBuf>,
+    pub(crate) secrets: SecretSources,
     /// Where the setup actions keep their tools.
     pub(crate) tool_cache: PathBuf,
     /// What the listener, and so every job, inherits. No secret of ours is in it.
     pub(crate) environment: Vec<(OsString, OsString)>,
+}
+
+/// How the secrets came into the container, where a job that is root could follow.
+pub(crate) struct SecretSources {
+    pub(crate) files: Vec<PathBuf>,
+    /// The names of variables: who is started in the container from outside gets them as well.
+    pub(crate) variables: Vec<&'static str>,
 }
 
 /// Where the runner's name comes from.
@@ -77,10 +83,6 @@ pub(super) fn read(
     let work = absolute(given, "RUNNER_WORKDIR");
     let sudo = given.parsed::<Switch>("RUNNER_SUDO");
     let environment = job_environment(given, environment);
-    let secrets = SETTINGS.iter().filter(|setting| setting.secret);
-    let secret_files = secrets
-        .filter_map(|setting| given.file(setting.name))
-        .collect();
     let default_labels = !without?.0;
     let mut labels: Vec<String> = Vec::new();
     if default_labels {
@@ -98,10 +100,23 @@ pub(super) fn read(
         work: work?,
         user: user?,
         sudo: sudo?.0,
-        secret_files,
+        secrets: secret_sources(given),
         tool_cache: roots?.tools,
         environment: environment?,
     })
+}
+
+fn secret_sources(given: &Given<'_>) -> SecretSources {
+    let secrets = SETTINGS.iter().filter(|setting| setting.secret);
+    let given_ones = secrets.filter(|setting| given.is_given(setting.name));
+    let (mut files, mut variables) = (Vec::new(), Vec::new());
+    for setting in given_ones {
+        match given.file(setting.name) {
+            Some(file) => files.push(file),
+            None => variables.push(setting.name),
+        }
+    }
+    SecretSources { files, variables }
 }
 
 /// The architecture's label, as `config.sh` writes it.
