@@ -16,6 +16,7 @@ use crate::bench::Bench;
 use crate::programs;
 use crate::results::Unit;
 use crate::sections::Section;
+use crate::worker;
 
 pub(crate) const SECTION: Section = Section {
     name: "hot",
@@ -30,32 +31,32 @@ const FOLDERS: u32 = 160;
 const FILES: u32 = 250;
 
 /// What a start waits for makes it look a few times more or less: the least of so many counts.
-const COUNTS: usize = 3;
+const OF_STARTS: usize = 3;
 
 /// Counts once, in a folder of its own.
 type Count = fn(&Path) -> Result<f64>;
 
 fn run(bench: &mut Bench<'_>) -> Result<()> {
-    let parts: [(&str, &str, Count); 3] = [
+    let parts: [(&str, &str, (usize, Count)); 3] = [
         (
             "hot_supervisor_start",
             "supervisor: start, registration, an idle listener, and its end",
-            supervisor,
+            (OF_STARTS, supervisor),
         ),
         (
             "hot_cache_scan_40k",
-            "supervisor cache publish: a tree of 40,000 files and nothing new",
-            cache_scan,
+            "supervisor after a job: looks at a tree of 40,000 files, in which nothing is new",
+            (1, cache_scan),
         ),
         (
             "hot_dindd_prepare",
             "dindd check: all that a start looks at before it changes anything",
-            dindd,
+            (OF_STARTS, dindd),
         ),
     ];
-    for (name, what, count) in parts {
+    for (name, what, (times, count)) in parts {
         if bench.wants(name) {
-            let counts = (0..COUNTS).map(|_| counted_in_folder(count));
+            let counts = (0..times).map(|_| counted_in_folder(count));
             let counts = counts.collect::<Result<Vec<_>>>();
             let counts = counts.with_context(|| name.to_owned())?;
             let counted = counts.into_iter().fold(f64::INFINITY, f64::min);
@@ -147,6 +148,7 @@ fn supervisor(folder: &Path) -> Result<f64> {
     counted(folder)
 }
 
+/// In the process that does the work: callgrind cannot follow a program that executes itself.
 fn cache_scan(folder: &Path) -> Result<f64> {
     let [store, tools, tree] = ["store", "tools", "tree"].map(|name| folder.join(name));
     for empty in [&store, &tools] {
@@ -159,13 +161,13 @@ fn cache_scan(folder: &Path) -> Result<f64> {
             fs::write(part.join(file.to_string()), [])?;
         }
     }
-    let publish = |command: &mut Command| {
-        command.args(["cache", "publish", "--store"]).arg(&store);
-        command.arg("--root").arg(&tools).arg("--root").arg(&tree);
-        programs::output(command).map(drop)
-    };
-    publish(&mut Command::new(programs::find("supervisor")?))?;
-    publish(&mut callgrind("supervisor", folder)?)?;
+    let mut publish = worker::command()?;
+    publish.args(["cache", "publish", "--store"]).arg(&store);
+    publish.arg("--root").arg(&tools).arg("--root").arg(&tree);
+    programs::output(&mut publish)?;
+    let caches = worker::caches(&store, &[tools, tree]);
+    let before = worker::restore(worker::command()?, &caches)?;
+    worker::publish(callgrind("supervisor", folder)?, &caches, &before)?;
     counted(folder)
 }
 

@@ -25,6 +25,7 @@ pub mod stats;
 mod supervisor;
 mod svg;
 mod task;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fs;

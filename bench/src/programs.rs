@@ -30,15 +30,20 @@ pub fn checkout() -> &'static Path {
 /// # Errors
 /// It cannot be started, or ends with anything but 0; the message has its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
+    output_with(command.stdin(Stdio::null()))
+}
+
+/// As [`output`], with the standard input that the command has.
+///
+/// # Errors
+/// See there.
+pub(crate) fn output_with(command: &mut Command) -> Result<String> {
     let name = command.get_program().display().to_string();
     #[expect(
         clippy::disallowed_methods,
         reason = "a driver of measurements, not the PID 1 of a container: nobody else waits for children"
     )]
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {name}"))?;
+    let output = command.output().with_context(|| format!("start {name}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
