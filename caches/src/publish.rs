@@ -117,7 +117,7 @@ pub fn publish(
         progress,
         tell,
     };
-    if let Err(error) = work.publish(Memory::read(memory), &mut published) {
+    if let Err(error) = work.publish(Memory::read(memory, caches), &mut published) {
         published.leave_out("the caches", &error);
     }
     published
@@ -131,7 +131,9 @@ impl Work<'_> {
         let mut new = Vec::new();
         for unit in local {
             let doubtful = self.condition.interrupted && unit.is_in_doubt(root);
+            let stored = memory.as_ref().is_some_and(|memory| memory.has_unit(&unit));
             if !doubtful
+                && !stored
                 && !self.condition.known.contains(&unit)
                 && !self.caches.roots.first().is_some_and(|root| root.read_only)
             {
@@ -258,6 +260,7 @@ impl Work<'_> {
         memory: Option<&Memory>,
     ) -> anyhow::Result<ChangedTree<'b>> {
         let wanted = loose(root, index == 0, units);
+        let memory = memory.filter(|memory| memory.has_compared(index));
         let tree = Tree::local(&root.path, &|entry| match entry.meta().kind {
             Kind::Special => Wanted::No,
             Kind::File | Kind::Directory | Kind::Link => wanted(entry),

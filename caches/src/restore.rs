@@ -83,13 +83,13 @@ pub fn restore(
         tell,
         read_only: order.read_only,
     };
-    let mut known = Memory::default();
+    let mut known = Memory::of(caches);
     match work.restore(order, &mut known, &mut restored) {
         Ok(()) => {
             if let Err(error) = known.write(memory) {
                 restored
                     .problems
-                    .push(format!("cannot keep what was restored: {error}"));
+                    .push(format!("cannot keep what was restored: {error:#}"));
             }
         }
         Err(error) => restored.problems.push(format!("{error:#}")),
@@ -125,6 +125,7 @@ impl Work<'_> {
             .chain(plain.units.iter());
         let mut units: HashSet<Unit> = all.cloned().collect();
         (self.tell)(Event::Known(units.iter().cloned().collect()));
+        known.add_units(units.iter());
         units.extend(local.iter().cloned());
         if !self.read_only {
             self.note_use(&store, &packs);

@@ -276,6 +276,7 @@ fn restore_root(
     known: &mut Memory,
 ) -> anyhow::Result<()> {
     if tree.len() == 0 {
+        known.compared(index);
         return Ok(());
     }
     work.stop.check()?;
@@ -298,6 +299,7 @@ fn restore_root(
             known.add(index, &entry, &mut path);
         }
     }
+    known.compared(index);
     copied.map_or(Ok(()), Err)
 }
 

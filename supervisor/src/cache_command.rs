@@ -1,16 +1,16 @@
 //! `supervisor cache`: the caches alone, by hand or from a job that fills the store.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::caches::Rules;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use init::settings::Given;
+use init::settings::{Environment, Given};
 use init::{Children, Deadline, Signals, exit_code};
 use serde::Serialize;
 
-use crate::caches::{Caches, Condition};
+use crate::caches::{Caches, Condition, Kept};
 use crate::cli;
 use crate::config::{self, CacheMode, CachePublish, Roots};
 
@@ -124,7 +124,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 /// Runs the command; a signal ends it at once, because nothing half-done is ever visible.
 pub(crate) async fn run(
     arguments: &ArgMatches,
-    mut given: Given<'_>,
+    (mut given, environment): (Given<'_>, &Environment),
     children: &Children,
     signals: &mut Signals,
 ) -> anyhow::Result<u8> {
@@ -133,6 +133,7 @@ pub(crate) async fn run(
     };
     let publish = publish_policy(&mut given);
     let caches = caches_of(arguments, &mut given);
+    let kept = kept(&mut given, environment);
     let caches = match (given.finish(), caches.zip(publish)) {
         (Ok(()), Some(caches)) => caches,
         (Err(mistakes), _) => return Ok(cli::refuse(&mistakes)),
@@ -144,7 +145,8 @@ pub(crate) async fn run(
         return Ok(exit_code::DONE);
     }
     let dry_run = publish == CachePublish::Report;
-    let work = work((name, arguments), (&caches, dry_run), children);
+    let kept = kept.as_ref();
+    let work = work((name, arguments), (&caches, dry_run, kept), children);
     tokio::select! {
         biased;
         signal = signals.next() => Ok(init::Exit::Signal(signal).shell_code()),
@@ -160,6 +162,23 @@ fn publish_policy(given: &mut Given<'_>) -> Option<CachePublish> {
     } else {
         Some(CachePublish::All)
     }
+}
+
+/// Where a restore keeps what it found out: with the state, or with what else is ours alone.
+fn kept(given: &mut Given<'_>, environment: &Environment) -> Option<Kept> {
+    const STATE: &str = "SUPERVISOR_STATE_FILE";
+    let directory = if given.is_given(STATE) || nix::unistd::geteuid().is_root() {
+        config::state_file(given)?.parent()?.to_owned()
+    } else {
+        let home = || {
+            environment
+                .get("HOME")
+                .map(|home| Path::new(home).join(".local/state"))
+        };
+        let state = environment.get("XDG_STATE_HOME").map(PathBuf::from);
+        state.or_else(home)?.join("supervisor")
+    };
+    Some(Kept::in_directory(directory.join("caches")))
 }
 
 fn caches_of(arguments: &ArgMatches, given: &mut Given<'_>) -> Option<Caches> {
@@ -230,13 +249,27 @@ impl Told {
 
 async fn work(
     (name, arguments): (&str, &ArgMatches),
-    (caches, dry_run): (&Caches, bool),
+    (caches, dry_run, kept): (&Caches, bool, Option<&Kept>),
     children: &Children,
 ) -> anyhow::Result<u8> {
     let deadline = Deadline::within(LIMIT);
+    let remembering = |act: &dyn Fn(&Kept) -> anyhow::Result<()>| {
+        if let Some(Err(error)) = kept.map(act) {
+            tracing::warn!("a publication will ask the store for what it has: {error:#}");
+        }
+    };
+    // What an old restore found out is not so any more.
+    if matches!(name, "restore" | "verify" | "prune") {
+        remembering(&|kept| caches.forget(kept));
+    }
     let told = match name {
-        "restore" => restore(caches, children, deadline).await?,
+        "restore" => {
+            let told = restore(caches, children, deadline).await?;
+            remembering(&|kept| caches.keep(kept));
+            told
+        }
         "publish" => {
+            remembering(&|kept| caches.recall(kept));
             let dry_run = dry_run || arguments.get_flag("dry-run");
             publish(caches, (children, dry_run), deadline).await?
         }

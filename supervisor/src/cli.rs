@@ -16,7 +16,13 @@ use crate::{cache_command, caches, check, job_hooks, lifecycle, state, sweep};
 /// What the help of the smaller commands shows.
 const LOG: &[&str] = &["LOG_FORMAT", "LOG_LEVEL"];
 const STATUS: &[&str] = &["SUPERVISOR_STATE_FILE", "LOG_FORMAT", "LOG_LEVEL"];
-const CACHE: &[&str] = &["CACHE_PUBLISH", "CACHE_EXCLUDE", "LOG_FORMAT", "LOG_LEVEL"];
+const CACHE: &[&str] = &[
+    "CACHE_PUBLISH",
+    "CACHE_EXCLUDE",
+    "SUPERVISOR_STATE_FILE",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+];
 const SWEEP: &[&str] = &[
     "GITHUB_URL",
     "RUNNER_SCOPE",
@@ -139,9 +145,12 @@ fn dispatch(
         .build()
         .context("cannot start the runtime")?;
     let done = match arguments.subcommand() {
-        Some(("cache", cache)) => {
-            runtime.block_on(cache_command::run(cache, given, &children, &mut signals))
-        }
+        Some(("cache", cache)) => runtime.block_on(cache_command::run(
+            cache,
+            (given, environment),
+            &children,
+            &mut signals,
+        )),
         Some(("cache-worker", _)) => runtime.block_on(caches::work(&children, &mut signals)),
         Some(("check", check)) => {
             let json = check.get_flag("json");

@@ -194,6 +194,46 @@ fn the_cache_commands_work_without_github() {
 }
 
 #[test]
+fn by_hand_too_the_store_is_not_asked_when_nothing_is_new_since_the_restore() {
+    let trial = Trial::new();
+    let store = trial.path("store");
+    fs::create_dir_all(store.join("trees/pip")).unwrap();
+    fs::write(store.join("trees/pip/old"), "old").unwrap();
+    let path = |name: &str| trial.path(name).display().to_string();
+    let (tools, pip) = (path("local/tools"), path("local/pip"));
+    let run = |command: &str| {
+        let store = store.display().to_string();
+        let words = ["cache", command, "--store", &store, "--root", &tools, &pip];
+        let ended = trial.start(&words).end();
+        assert_eq!(ended.code, 0, "{command}: {}", ended.log_text());
+        ended.stdout
+    };
+    run("restore");
+    let away = trial.path("away");
+    fs::rename(&store, &away).unwrap();
+    for _ in 0..2 {
+        assert_eq!(run("publish"), "published 0 units, 0 files, 0 bytes\n");
+        assert!(!store.exists(), "the store was made anew");
+    }
+    // What is new is published, and only that.
+    fs::rename(&away, &store).unwrap();
+    fs::write(trial.path("local/pip/new"), "new").unwrap();
+    make_unit(&trial.path("local/tools"), "made/3.0.0/arm64", "made");
+    assert_eq!(
+        run("publish"),
+        "published made/3.0.0/arm64\npublished 1 units, 2 files, 7 bytes\n"
+    );
+    // Who prunes makes what was remembered untrue.
+    run("prune");
+    fs::remove_dir_all(&store).unwrap();
+    let all = run("publish");
+    assert!(
+        all.ends_with("published 2 units, 4 files, 14 bytes\n"),
+        "{all}"
+    );
+}
+
+#[test]
 fn by_hand_nothing_is_published_where_the_operator_forbids_it() {
     let mut trial = Trial::new();
     make_unit(&trial.path("local"), "made/3.0.0/arm64", "made");

@@ -6,6 +6,7 @@
 
 mod bar;
 mod early;
+mod kept;
 mod parent;
 mod worker;
 
@@ -23,6 +24,7 @@ use crate::config;
 use crate::user::User;
 pub(crate) use ::caches::{Condition, Published, Restored, Unit};
 use bar::Bar;
+pub(crate) use kept::Kept;
 use parent::{Running, Told};
 pub(crate) use worker::work;
 use worker::{Act, Request};
@@ -113,6 +115,25 @@ impl Caches {
                 ..failed(&error)
             },
         }
+    }
+
+    /// Keeps what the restore found out for the process that publishes.
+    pub(crate) fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
+        match &self.before.borrow().memory {
+            Some(memory) => kept.keep(&self.place, memory),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what the process that restored found out.
+    pub(crate) fn recall(&self, kept: &Kept) -> anyhow::Result<()> {
+        self.before.borrow_mut().memory = kept.recall(&self.place)?;
+        Ok(())
+    }
+
+    /// The store is not any more what the restore found.
+    pub(crate) fn forget(&self, kept: &Kept) -> anyhow::Result<()> {
+        kept.forget(&self.place)
     }
 
     /// Puts what is new into the store, as far as the time allows.
