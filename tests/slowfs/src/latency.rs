@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::faults::{Fault, Faults};
 use crate::hold;
 use crate::operations::{Counts, Operation};
 
 type Reply = Box<dyn FnOnce() + Send>;
+type Outcome<T> = Result<T, rustix::io::Errno>;
 
 /// How long a store takes for a request.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Latency {
 #[derive(Debug)]
 pub(crate) struct Line {
     latency: Latency,
+    faults: Faults,
+    never: Never,
     slots: Mutex<Slots>,
     held_back: Sender<(Instant, Reply)>,
     counts: Counts,
@@ -37,13 +41,15 @@ pub(crate) struct Line {
 impl Line {
     /// # Errors
     /// The thread that answers cannot be started.
-    pub(crate) fn open(latency: Latency, slots: usize) -> io::Result<Self> {
+    pub(crate) fn open(latency: Latency, slots: usize, faults: Faults) -> io::Result<Self> {
         let (held_back, replies) = channel();
         thread::Builder::new()
             .name("replies".to_owned())
             .spawn(move || answer_when_due(&replies))?;
         Ok(Self {
             latency,
+            faults,
+            never: Never::default(),
             slots: Mutex::new(Slots::new(slots)),
             held_back,
             counts: Counts::default(),
@@ -52,9 +58,26 @@ impl Line {
         })
     }
 
+    /// Carries a request out, unless it is to fail.
+    pub(crate) fn carry_out<T>(
+        &self,
+        operation: Operation,
+        act: impl FnOnce() -> Outcome<T>,
+    ) -> Outcome<T> {
+        match self.faults.of(operation) {
+            Some(Fault::Fails(errno)) => Err(errno),
+            Some(Fault::Lost) => act().and(Err(rustix::io::Errno::IO)),
+            Some(Fault::Hangs) | None => act(),
+        }
+    }
+
     /// Gives the answer to a request that was carried out already, when its time has come.
     pub(crate) fn answer(&self, operation: Operation, reply: impl FnOnce() + Send + 'static) {
         self.counts.add(operation);
+        if self.faults.of(operation) == Some(Fault::Hangs) {
+            // Who dropped it would answer it.
+            return hold(&self.never.0).push(Box::new(reply));
+        }
         let latency = if operation.changes() {
             self.latency.write
         } else {
@@ -95,6 +118,16 @@ impl Line {
         let most = hold(&self.slots).most;
         all.insert("max_inflight".to_owned(), most.into());
         format!("{}\n", Value::Object(all))
+    }
+}
+
+/// Answers that nobody gets.
+#[derive(Default)]
+struct Never(Mutex<Vec<Reply>>);
+
+impl std::fmt::Debug for Never {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} answers that nobody gets", hold(&self.0).len())
     }
 }
 

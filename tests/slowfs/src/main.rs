@@ -6,6 +6,7 @@
 
 mod attributes;
 mod backing;
+mod faults;
 mod inodes;
 mod latency;
 mod operations;
@@ -24,6 +25,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::backing::Backing;
+use crate::faults::{Faults, Rule};
 use crate::latency::{Latency, Line};
 use crate::passthrough::Passthrough;
 
@@ -45,6 +47,9 @@ struct Options {
     /// How many requests can be under way at once, as the session slots of NFS; 0: any number
     #[arg(long, value_name = "N", default_value_t = 0)]
     slots: usize,
+    /// What goes wrong with requests, as read=EIO, changes=ENOSPC, all=hang; may be repeated
+    #[arg(long, value_name = "REQUEST=FAULT")]
+    fault: Vec<Rule>,
     /// How long the kernel may remember names and attributes, in seconds
     #[arg(long, value_name = "N", default_value_t = 30)]
     ttl_s: u64,
@@ -66,7 +71,11 @@ fn main() -> Result<()> {
         read: Duration::from_micros(options.lat_r_us.unwrap_or(options.lat_us)),
         write: Duration::from_micros(options.lat_w_us.unwrap_or(options.lat_us)),
     };
-    let line = Arc::new(Line::open(latency, options.slots)?);
+    let line = Arc::new(Line::open(
+        latency,
+        options.slots,
+        Faults::new(options.fault),
+    )?);
     let backing = Backing::open(&options.backing)
         .with_context(|| format!("open the folder {}", options.backing.display()))?;
     let ttl = Duration::from_secs(options.ttl_s);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A request to the store. What NFS answers without asking the server is none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Lookup,
     Getattr,
@@ -28,7 +28,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Lookup,
         Self::Getattr,
         Self::Setattr,
@@ -50,7 +50,7 @@ impl Operation {
         Self::Statfs,
     ];
 
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 

@@ -36,7 +36,7 @@ fn errno(error: rustix::io::Errno) -> Errno {
 /// Answers through the line: what the reply does with the result, or its error.
 macro_rules! answer {
     ($self:ident, $operation:ident, $reply:ident, $done:expr, $value:pat => $answer:expr) => {
-        let done = $done;
+        let done = $self.line.carry_out(Operation::$operation, || $done);
         $self
             .line
             .answer(Operation::$operation, move || match done {
@@ -235,9 +235,12 @@ impl Filesystem for Passthrough {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = self.backing.read(handle, offset, size);
-        self.line.read(read.as_ref().map_or(0, Vec::len));
-        answer!(self, Read, reply, read, bytes => reply.data(&bytes));
+        let read = || {
+            let read = self.backing.read(handle, offset, size);
+            self.line.read(read.as_ref().map_or(0, Vec::len));
+            read
+        };
+        answer!(self, Read, reply, read(), bytes => reply.data(&bytes));
     }
 
     fn write(
@@ -258,7 +261,7 @@ impl Filesystem for Passthrough {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.line.answer(Operation::Flush, move || reply.ok());
+        answer!(self, Flush, reply, Ok(()), () => reply.ok());
     }
 
     fn release(
@@ -277,7 +280,7 @@ impl Filesystem for Passthrough {
 
     /// Nothing is written to the disk for it: the store is what is modelled, and it has latency.
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.line.answer(Operation::Fsync, move || reply.ok());
+        answer!(self, Fsync, reply, Ok(()), () => reply.ok());
     }
 
     /// NFS has no such request, and so it is neither counted nor held back.
@@ -325,7 +328,7 @@ impl Filesystem for Passthrough {
         }
         // The last answer of NFS says that it is the last: FUSE's request after it costs nothing.
         if any {
-            self.line.answer(Operation::Readdirplus, move || reply.ok());
+            answer!(self, Readdirplus, reply, Ok(()), () => reply.ok());
         } else {
             reply.ok();
         }
@@ -347,9 +350,8 @@ impl Filesystem for Passthrough {
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const MANY: u64 = 1 << 40;
         const FILES: u64 = 1 << 30;
-        self.line.answer(Operation::Statfs, move || {
-            reply.statfs(MANY, MANY, MANY, FILES, FILES, 4096, 255, 4096);
-        });
+        answer!(self, Statfs, reply, Ok(()),
+            () => reply.statfs(MANY, MANY, MANY, FILES, FILES, 4096, 255, 4096));
     }
 
     fn create(

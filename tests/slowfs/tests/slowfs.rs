@@ -361,6 +361,49 @@ fn what_an_unprivileged_user_makes_is_that_users() {
 }
 
 #[test]
+fn a_request_fails_as_it_is_told_and_the_others_do_not() {
+    let mount = Mount::new(&["--fault", "mkdir=ENOSPC", "--fault", "rename=ESTALE"]);
+    let shown = mount.shown();
+    fs::write(shown.join("file"), "text").unwrap();
+    let error = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+    assert_eq!(error(fs::create_dir(shown.join("folder"))), 28);
+    assert_eq!(
+        error(fs::rename(shown.join("file"), shown.join("other"))),
+        116
+    );
+    assert_eq!(fs::read(shown.join("file")).unwrap(), b"text");
+    assert_eq!(fs::read_dir(mount.backing()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_lost_answer_is_that_of_a_request_that_was_carried_out() {
+    let mount = Mount::new(&["--fault", "link=lost"]);
+    fs::write(mount.shown().join("one"), "text").unwrap();
+    let linked = fs::hard_link(mount.shown().join("one"), mount.shown().join("two"));
+    assert_eq!(linked.unwrap_err().raw_os_error(), Some(5));
+    assert_eq!(fs::read(mount.backing().join("two")).unwrap(), b"text");
+}
+
+#[test]
+fn who_waits_for_a_request_that_hangs_cannot_be_killed_until_it_ends() {
+    let mut mount = Mount::new(&["--fault", "mkdir=hang"]);
+    let mut waiting = Command::new("mkdir")
+        .arg(mount.shown().join("folder"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = format!("/proc/{}/stat", waiting.id());
+    let asleep = |letter: &str| fs::read_to_string(&state).unwrap().contains(letter);
+    wait_until(|| mount.backing().join("folder").exists() && asleep(") S"));
+    waiting.kill().unwrap();
+    wait_until(|| asleep(") D"));
+    assert_eq!(waiting.try_wait().unwrap(), None);
+    mount.signal(Signal::SIGKILL);
+    assert!(!mount.ended().success());
+    assert!(!waiting.wait().unwrap().success());
+}
+
+#[test]
 fn umount_ends_it_and_it_writes_its_statistics() {
     let mut mount = Mount::new(&[]);
     fs::create_dir(mount.shown().join("folder")).unwrap();
