@@ -409,7 +409,7 @@ fn check_tells_every_precondition_also_while_dindd_runs() {
     world.wait_for(HEALTHY);
     world.tell("check");
     world.wait_for(
-        "check 0 capabilities seccomp cgroup filesystem space quota engine iptables modules sysctls \
+        "check 0 capabilities seccomp outside cgroup filesystem space quota engine iptables modules sysctls \
          mirrors log-target health-port",
     );
     world.tell("TERM");

@@ -82,9 +82,11 @@ fn would_run(rows: &[Row]) -> bool {
 async fn rows(settings: &Settings, children: &Children) -> Vec<Row> {
     let storage = &settings.storage;
     let suitable = storage::require_suitable(storage, settings.allow_any_fs);
+    let [seccomp, outside] = isolation(children).await;
     vec![
         capabilities(settings),
-        seccomp(children).await,
+        seccomp,
+        outside,
         Row::of(
             "cgroup",
             cgroup::require_own_namespace()
@@ -193,19 +195,32 @@ fn sysctls(settings: &Settings) -> Row {
     Row::new("sysctls", verdict, told)
 }
 
-/// What the filter lets through decides how containers are kept apart.
-async fn seccomp(children: &Children) -> Row {
-    let chosen = match isolation::probe(children).await {
-        Ok(allowed) => Isolation::strongest(allowed),
-        Err(cause) => return Row::new("seccomp", Verdict::Missing, format!("{cause:#}")),
+/// What the host allows decides how containers are kept apart, and from what is started from outside.
+async fn isolation(children: &Children) -> [Row; 2] {
+    let names = ["seccomp", "outside"];
+    let allowed = match isolation::probe(children).await {
+        Ok(allowed) => allowed,
+        Err(cause) => {
+            return names.map(|name| Row::new(name, Verdict::Missing, format!("{cause:#}")));
+        }
     };
-    match chosen {
-        Isolation::Plain => Row::new("seccomp", Verdict::Ok, chosen.to_string()),
+    let chosen = Isolation::strongest(allowed);
+    let seccomp = match chosen {
+        Isolation::Plain => Row::new(names[0], Verdict::Ok, chosen.to_string()),
         Isolation::Wrapped(_) => {
             let detail = format!("{chosen}; stronger would be: {}", chosen.stronger());
-            Row::new("seccomp", Verdict::Weak, detail)
+            Row::new(names[0], Verdict::Weak, detail)
         }
-    }
+    };
+    let outside = if allowed.user_namespaces {
+        let detail = "no job can change what is started from outside, such as the health check";
+        Row::new(names[1], Verdict::Ok, detail)
+    } else {
+        let detail = "a privileged job could change what is started from outside, such as the health \
+                      check; allow user namespaces on the host (sysctl user.max_user_namespaces)";
+        Row::new(names[1], Verdict::Weak, detail)
+    };
+    [seccomp, outside]
 }
 
 async fn mirrors(settings: &Settings) -> Row {

@@ -10,7 +10,7 @@ use init::{Children, Signals, exit_code};
 use tracing::error;
 
 use crate::config::{self, SETTINGS, Settings};
-use crate::{broker, check, golden, health, lifecycle, probe, reap};
+use crate::{broker, check, golden, health, lifecycle, reap};
 
 /// What the help of the smaller commands shows.
 const HEALTH: &[&str] = &["DINDD_HEALTH_ADDR", "LOG_FORMAT", "LOG_LEVEL"];
@@ -32,7 +32,6 @@ pub(crate) fn run(children: Children, signals: Signals) -> u8 {
     };
     let environment = Environment::of_process();
     match flags.subcommand() {
-        Some((probe::NAME, _)) => probe::run(),
         Some((broker::NAME, options)) => {
             let word = |name| options.get_one::<String>(name).map_or("", String::as_str);
             let format = match word("format") {
@@ -101,7 +100,6 @@ fn command() -> Command {
                 .about("Be the OCI runtime: runc with what a filtered kernel needs")
                 .disable_help_flag(true)
                 .arg(words),
-            Command::new(probe::NAME).hide(true),
             Command::new(broker::NAME)
                 .hide(true)
                 .args(["format", "level"].map(|name| Arg::new(name).required(true))),

@@ -116,7 +116,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "mtu",
         "BYTES",
         None,
-        "MTU of the default bridge, and of user networks on engines from 24.0.",
+        "MTU of the default bridge and of user networks; on engines before 24.0, of the latter's TCP.",
     ),
     setting(
         "DINDD_ADDRESS_POOLS",

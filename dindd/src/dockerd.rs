@@ -86,10 +86,7 @@ impl Start<'_> {
         }
         if let Some(mtu) = engine.mtu {
             flag("mtu", &mtu.to_string());
-            if self
-                .version
-                .is_some_and(|version| version >= WITH_NETWORK_OPTIONS)
-            {
+            if self.version.is_some_and(has_network_options) {
                 let option = format!("bridge=com.docker.network.driver.mtu={mtu}");
                 flag("default-network-opt", &option);
             }
@@ -157,6 +154,11 @@ fn connect(target: &str) -> std::io::Result<()> {
     let nobody = || std::io::Error::other("it has no address");
     let address = addresses.next().ok_or_else(nobody)?;
     TcpStream::connect_timeout(&address, LOG_TARGET_PATIENCE).map(drop)
+}
+
+/// Whether an engine of this major version gives user networks the MTU that it is told.
+pub(crate) fn has_network_options(version: u32) -> bool {
+    version >= WITH_NETWORK_OPTIONS
 }
 
 /// The engine's major version.

@@ -24,7 +24,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::libc::{self, sock_filter, sock_fprog};
+use nix::libc::{self, sock_filter};
+
+use crate::seccomp::{
+    self, AARCH64, ARCH, ARGUMENTS, ARM, CALL, I386, X86_64, instruction, load_word, skip_unless,
+};
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +69,6 @@ struct Calls {
     bpf: u32,
 }
 
-// `AUDIT_ARCH_*` (linux/audit.h): the machine's ELF number, 64 bits, little endian.
-const X86_64: u32 = 0xc000_003e;
-const I386: u32 = 0x4000_0003;
-const AARCH64: u32 = 0xc000_00b7;
-const ARM: u32 = 0x4000_0028;
 /// The bit that marks x32 calls on x86-64 (asm/unistd.h, `__X32_SYSCALL_BIT`).
 const X32: u32 = 0x4000_0000;
 const OURS: u32 = if cfg!(target_arch = "aarch64") {
@@ -150,13 +149,14 @@ pub(crate) fn install(quota: bool) -> Result<Option<OwnedFd>> {
         threads | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     // So that a signal does not repeat a mount that was made; kernels from 5.19 on.
     let once = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-    let mut done = load(asking | once, quota, Verdict::Ask);
+    let mut done = seccomp::load(asking | once, &mut program(quota, Verdict::Ask));
     if done == Err(Errno::EINVAL) {
-        done = load(asking, quota, Verdict::Ask);
+        done = seccomp::load(asking, &mut program(quota, Verdict::Ask));
     }
     let listener = match done {
         Err(Errno::EBUSY) => {
-            load(threads, quota, Verdict::Allow).context("cannot filter system calls (seccomp)")?;
+            seccomp::load(threads, &mut program(quota, Verdict::Allow))
+                .context("cannot filter system calls (seccomp)")?;
             return Ok(None);
         }
         other => other.context("cannot filter and supervise system calls (seccomp)")?,
@@ -165,25 +165,6 @@ pub(crate) fn install(quota: bool) -> Result<Option<OwnedFd>> {
     // SAFETY: the kernel has just made it, and nobody else knows it.
     let listener = unsafe { OwnedFd::from_raw_fd(listener) };
     Ok(Some(listener))
-}
-
-fn load(flags: libc::c_ulong, quota: bool, mounts: Verdict) -> Result<i32, Errno> {
-    let mut program = program(quota, mounts);
-    let filter = sock_fprog {
-        len: u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
-        filter: program.as_mut_ptr(),
-    };
-    #[expect(unsafe_code, reason = "no crate of ours has seccomp")]
-    // SAFETY: filter points to len valid instructions, which the kernel copies and checks.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const filter,
-        )
-    };
-    Errno::result(done).map(|done| i32::try_from(done).unwrap_or(-1))
 }
 
 impl Calls {
@@ -250,11 +231,6 @@ impl Calls {
     }
 }
 
-// Offsets in struct seccomp_data (linux/seccomp.h).
-const CALL: u32 = 0;
-const ARCH: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
 /// A section for each architecture, in it a block for each rule; what no rule fits is allowed.
 fn program(quota: bool, mounts: Verdict) -> Vec<sock_filter> {
     let mut program = Vec::new();
@@ -295,14 +271,6 @@ fn block(rule: Rule) -> Vec<sock_filter> {
     block
 }
 
-fn load_word(offset: u32) -> sock_filter {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0)
-}
-
-fn skip_unless(value: u32, skipped: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, skipped)
-}
-
 fn verdict(verdict: Verdict) -> sock_filter {
     let value = match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
@@ -310,17 +278,6 @@ fn verdict(verdict: Verdict) -> sock_filter {
         Verdict::Ask => libc::SECCOMP_RET_USER_NOTIF,
     };
     instruction(libc::BPF_RET | libc::BPF_K, value, 0)
-}
-
-/// `skipped` instructions are skipped when a comparison fails.
-fn instruction(code: u32, k: u32, skipped: u8) -> sock_filter {
-    // Every code fits: they are at most 0xff.
-    sock_filter {
-        code: u16::try_from(code).unwrap_or(u16::MAX),
-        jt: 0,
-        jf: skipped,
-        k,
-    }
 }
 
 #[cfg(test)]

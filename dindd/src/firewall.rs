@@ -1,4 +1,4 @@
-//! Which iptables works on the host's kernel.
+//! Which iptables works on the host's kernel, and the one rule of ours.
 //!
 //! Owns the choice between the two flavours that Debian installs side by side; dockerd takes the
 //! `iptables` that it finds first. Rules of one flavour are invisible to the other, so whoever
@@ -30,6 +30,13 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("ip6tables", "ip6tables-legacy"),
     ("ip6tables-save", "ip6tables-legacy-save"),
     ("ip6tables-restore", "ip6tables-legacy-restore"),
+];
+
+/// The programs of both families, and the bytes of a packet that are not TCP's (RFC 9293 3.7.1,
+/// RFC 8200 8.3).
+const FAMILIES: [(&str, &str, u32); 2] = [
+    ("iptables", "iptables-legacy", 40),
+    ("ip6tables", "ip6tables-legacy", 60),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +101,39 @@ impl Flavour {
             }
         }
     }
+}
+
+/// Keeps the packets of forwarded TCP connections below `mtu`, whatever the MTU of the containers'
+/// networks is.
+///
+/// # Errors
+/// When IPv4 cannot have the rule. IPv6 may be missing altogether.
+pub(crate) async fn clamp(flavour: Flavour, mtu: u32, children: &Children) -> Result<()> {
+    let mut outcome = Ok(());
+    for (installed, legacy, headers) in FAMILIES.into_iter().rev() {
+        let program = match flavour {
+            Flavour::Installed => installed,
+            Flavour::Legacy => legacy,
+        };
+        let rule = format!(
+            "FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {}",
+            mtu.saturating_sub(headers)
+        );
+        // A restarted container may have the network namespace of the one before.
+        let call = async |act: &str| {
+            let mut command = Command::new(program);
+            command
+                .args(["--wait", "-t", "mangle", act])
+                .args(rule.split(' '));
+            let run = children.run(&mut command, Deadline::within(PATIENCE));
+            run.await.and_then(|captured| captured.checked().map(drop))
+        };
+        outcome = match call("-C").await {
+            Ok(()) => Ok(()),
+            Err(_) => call("-A").await,
+        };
+    }
+    outcome
 }
 
 /// dockerd's first act is to look at the nat table; do the same.

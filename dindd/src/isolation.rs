@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Allowed {
     pub(crate) pivot_root: bool,
     pub(crate) keyctl: bool,
+    /// Without them mounts cannot be locked; see [`crate::mounts`].
+    pub(crate) user_namespaces: bool,
 }
 
 /// What starts containers.
@@ -146,7 +148,11 @@ mod tests {
                 "pivot_root and keyctl are filtered",
             ),
         ] {
-            let chosen = Isolation::strongest(Allowed { pivot_root, keyctl });
+            let chosen = Isolation::strongest(Allowed {
+                pivot_root,
+                keyctl,
+                user_namespaces: true,
+            });
             assert_eq!(chosen.name(), name);
             assert!(chosen.to_string().contains(part), "{chosen}");
         }

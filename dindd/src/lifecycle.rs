@@ -26,8 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use init::log::Format;
 use init::settings::Environment;
-use init::{Children, Deadline, Exit, Owed, Signals, exit_code};
-use nix::sys::signal::Signal;
+use init::{Children, Deadline, Exit, Owed, Signals};
 use tracing::{error, info, warn};
 
 use crate::config::{Settings, Tcp};
@@ -40,15 +39,11 @@ use crate::mounts::{EXEC_ROOT, View};
 use crate::nest::Nest;
 use crate::removal::Removed;
 use crate::report::{Report, State};
+use crate::stop::Stop;
 use crate::{
     cgroup, dockerd, firewall, golden, health_server, isolation, mirrors, overlay, privileges,
     quota, reap, runc, sockets, storage, sysctls,
 };
-
-/// dockerd ended though nobody asked it to (`EX_SOFTWARE`).
-const DOCKERD_DIED: u8 = 70;
-/// dockerd did not answer any more (`EX_OSERR`).
-const DOCKERD_HUNG: u8 = 71;
 
 /// What is left of the stop timeout when dindd is done, so that it exits before it is killed.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -59,58 +54,6 @@ const HURRY: Duration = Duration::from_secs(3);
 
 /// The folder below the exec-root that comes first in dockerd's `PATH`.
 const TOOLS: &str = "bin";
-
-/// Why dindd stops.
-#[derive(Debug)]
-enum Stop {
-    Asked {
-        signal: Signal,
-        served: bool,
-    },
-    DockerdDied {
-        exit: Exit,
-        lines: String,
-    },
-    DockerdHung {
-        misses: u32,
-    },
-    /// Something that is needed is not there.
-    Unavailable(anyhow::Error),
-    /// A privilege is missing.
-    Refused(anyhow::Error),
-    Failed(anyhow::Error),
-}
-
-impl Stop {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Asked { served: true, .. } => exit_code::DONE,
-            Self::Asked {
-                signal,
-                served: false,
-            } => Exit::Signal(*signal).shell_code(),
-            Self::DockerdDied { .. } => DOCKERD_DIED,
-            Self::DockerdHung { .. } => DOCKERD_HUNG,
-            Self::Unavailable(_) => exit_code::UNAVAILABLE,
-            Self::Refused(_) => exit_code::REFUSED,
-            Self::Failed(_) => exit_code::UNEXPECTED,
-        }
-    }
-
-    /// One line: what happened and, where somebody must act, what to do.
-    fn log(&self) {
-        match self {
-            Self::Asked { signal, served } => info!(%signal, served, "asked to stop"),
-            Self::DockerdDied { exit, lines } => {
-                error!("dockerd ended with {exit}; its last lines: {lines}");
-            }
-            Self::DockerdHung { misses } => error!("dockerd missed {misses} probes: it hangs"),
-            Self::Unavailable(cause) | Self::Refused(cause) | Self::Failed(cause) => {
-                error!("{cause:#}");
-            }
-        }
-    }
-}
 
 /// What must happen before exit; performed in the reverse of this order.
 #[derive(Debug)]
@@ -305,17 +248,19 @@ async fn plan(
     report.isolation(isolation);
     let tools = root.exec().join(TOOLS);
     isolation.install(&tools).map_err(Stop::Failed)?;
-    flavour
-        .map_err(Stop::Unavailable)?
-        .install(&tools)
-        .map_err(Stop::Failed)?;
+    let (flavour, version) = (
+        flavour.map_err(Stop::Unavailable)?,
+        version.map_err(Stop::Unavailable)?,
+    );
+    flavour.install(&tools).map_err(Stop::Failed)?;
+    keep_below_mtu(settings, flavour, version, children).await;
     sockets::clear(&sockets::of(engine)).map_err(Stop::Unavailable)?;
     let start = dockerd::Start {
         engine,
         address: settings.health_addr,
         mirrors: &mirrors,
         storage_driver,
-        version: version.map_err(Stop::Unavailable)?,
+        version,
         shutdown: settings.stop_timeout.saturating_sub(MARGIN + FOR_REMOVAL),
     };
     let environment = Environment::of_process();
@@ -355,11 +300,36 @@ fn attach_golden(
 }
 
 async fn firewall(settings: &Settings, children: &Children) -> Result<Flavour> {
-    let off = |argument: &String| argument == "--iptables=false";
-    if settings.engine.arguments.iter().any(off) {
+    if has_no_iptables(settings) {
         return Ok(Flavour::Installed);
     }
     firewall::choose(children).await
+}
+
+fn has_no_iptables(settings: &Settings) -> bool {
+    let off = |argument: &String| argument == "--iptables=false";
+    settings.engine.arguments.iter().any(off)
+}
+
+/// Where the engine cannot give user networks the MTU, their TCP connections keep below it.
+async fn keep_below_mtu(
+    settings: &Settings,
+    flavour: Flavour,
+    version: Option<u32>,
+    children: &Children,
+) {
+    let Some(mtu) = settings.engine.mtu else {
+        return;
+    };
+    if version.is_some_and(dockerd::has_network_options) || has_no_iptables(settings) {
+        return;
+    }
+    if let Err(cause) = firewall::clamp(flavour, mtu, children).await {
+        warn!(
+            "user networks keep an MTU of 1500: this engine cannot be told (24.0 can), and TCP \
+             cannot be kept below DINDD_MTU={mtu}; load xt_TCPMSS on the host: {cause:#}"
+        );
+    }
 }
 
 async fn version_if_needed(settings: &Settings, children: &Children) -> Result<Option<u32>> {
@@ -495,45 +465,4 @@ async fn until_dropped<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&|| over.load(Ordering::Relaxed)))
         .await
         .context("a thread panicked")?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_end_has_its_documented_exit_code() {
-        let asked = |served| Stop::Asked {
-            signal: Signal::SIGTERM,
-            served,
-        };
-        let failed = || anyhow::anyhow!("why");
-        let died = Stop::DockerdDied {
-            exit: Exit::Code(1),
-            lines: String::new(),
-        };
-        for (stop, code) in [
-            (asked(true), 0),
-            (asked(false), 143),
-            (
-                Stop::Asked {
-                    signal: Signal::SIGINT,
-                    served: false,
-                },
-                130,
-            ),
-            (died, 70),
-            (Stop::DockerdHung { misses: 3 }, 71),
-            (Stop::Unavailable(failed()), 69),
-            (Stop::Refused(failed()), 77),
-            (Stop::Failed(failed()), 1),
-        ] {
-            assert_eq!(stop.exit_code(), code, "{stop:?}");
-            let row = format!("| {code} |");
-            assert!(
-                include_str!("../README.md").contains(&row),
-                "{row} is not in the README"
-            );
-        }
-    }
 }

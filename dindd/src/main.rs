@@ -29,7 +29,9 @@ mod reap;
 mod removal;
 mod report;
 mod runc;
+mod seccomp;
 mod sockets;
+mod stop;
 mod storage;
 mod sysctls;
 
@@ -41,8 +43,12 @@ fn main() -> ExitCode {
     if let Some(refused) = runc::become_runc_if_asked() {
         return refused;
     }
+    // Both need a process of one thread.
     if inside::is_asked() {
         return ExitCode::from(inside::run());
+    }
+    if probe::is_asked() {
+        return ExitCode::from(probe::run());
     }
     match init::start() {
         Ok((children, signals)) => ExitCode::from(cli::run(children, signals)),

@@ -109,7 +109,7 @@ fn prepared(words: Vec<OsString>, at: usize) -> Vec<OsString> {
         // runc may find it in order, or says better what is wrong with it.
         writeln!(std::io::stderr(), "dindd runc: {cause:#}").ok();
     }
-    if probe::ask().all() {
+    if probe::allows_plain_runc() {
         return words;
     }
     with_flags(words, at)

@@ -8,7 +8,7 @@ use chain::{Container, Engine, Said, Stage, TaskOptions};
 
 use crate::storage::Storage;
 
-pub(crate) const CASES: [Case; 4] = [
+pub(crate) const CASES: [Case; 5] = [
     (
         "a_dockerd_that_is_killed_ends_the_task_with_its_last_lines",
         a_dockerd_that_is_killed_ends_the_task_with_its_last_lines,
@@ -20,6 +20,10 @@ pub(crate) const CASES: [Case; 4] = [
     (
         "what_is_missing_is_named_and_nothing_is_left",
         what_is_missing_is_named_and_nothing_is_left,
+    ),
+    (
+        "a_host_that_keeps_something_back_gets_a_weaker_sidecar_that_says_so",
+        a_host_that_keeps_something_back_gets_a_weaker_sidecar_that_says_so,
     ),
     (
         "a_port_that_another_task_has_is_named",
@@ -245,4 +249,55 @@ fn a_port_that_another_task_has_is_named(stage: &Stage) -> Result<()> {
     end(dind, task, &heard)?;
     second.end()?;
     storage.end()
+}
+
+/// What a host keeps back, as a change of the seccomp profile in jq's language; what dindd says then
+/// at its start, and the verdict of its check.
+const KEPT_BACK: [(&str, &str, &str, &str); 2] = [
+    (
+        "namespaces",
+        // All of unshare's flags but CLONE_NEWUSER.
+        r#"(.syscalls[].names) -= ["unshare"] | .syscalls += [{names: ["unshare"], action: "SCMP_ACT_ALLOW",
+           args: [{index: 0, value: 268435456, valueTwo: 0, op: "SCMP_CMP_MASKED_EQ"}]}]"#,
+        "a privileged job could change what is started in this container from outside",
+        "weak",
+    ),
+    (
+        "mounts",
+        r#"(.syscalls[].names) -= ["open_tree"]"#,
+        "a job could change what is started in this container from outside",
+        "ok",
+    ),
+];
+
+fn a_host_that_keeps_something_back_gets_a_weaker_sidecar_that_says_so(
+    stage: &Stage,
+) -> Result<()> {
+    for (name, change, warning, verdict) in KEPT_BACK {
+        let profile = format!("/run/{name}.json");
+        let make = format!("jq '{change}' /run/chain/trixie/images/dind/seccomp.json >{profile}");
+        stage.host().run(["sh", "-ec", &make])?;
+        let heard = Heard::default();
+        let options = TaskOptions {
+            create: vec![format!("--security-opt=seccomp={profile}")],
+            ..TaskOptions::default()
+        };
+        let task = stage.task(&format!("kept-back-{name}"), options, heard.listener())?;
+        let dind = healthy_dind(&task)?;
+        heard.wait_for(
+            warning,
+            |line| matches!(&line.said, Said::Event { message, .. } if message.starts_with(warning)),
+        )?;
+        let said =
+            task.docker("docker run --rm --volume /:/host:ro busybox ls /host/var/docker-storage")?;
+        ensure!(said.trim().is_empty(), "the volume is to be seen: {said}");
+        let check = dind.exec(&["dindd", "check"])?;
+        let row = check.lines().find(|row| row.starts_with("outside"));
+        ensure!(
+            row.is_some_and(|row| row.split_whitespace().nth(1) == Some(verdict)),
+            "{name}: {check}"
+        );
+        end(dind, task, &heard)?;
+    }
+    Ok(())
 }

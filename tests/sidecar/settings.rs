@@ -258,7 +258,7 @@ fn networks_have_the_mtu_and_the_addresses_that_were_set(
         ..TaskOptions::default()
     };
     let name = format!("networks-{}", engine.suite());
-    with_settings(stage, &name, options, |task, _, _| {
+    with_settings(stage, &name, options, |task, dind, _| {
         let script = r#"
 docker network create user >/dev/null
 for network in bridge user; do
@@ -289,6 +289,17 @@ done"#;
                 address.starts_with("10.200.") && address.ends_with("/24"),
                 "{network}: {address}"
             );
+        }
+        // But its connections to the outside are no larger.
+        if engine == Engine::Bookworm {
+            task.docker(&format!(
+                "docker run --rm --network user busybox wget -q -O /dev/null {}/_double/runners",
+                stage.github().url()
+            ))?;
+            let rules = dind.exec(&["iptables", "-t", "mangle", "-nvxL", "FORWARD"])?;
+            let ours = rules.lines().find(|line| line.ends_with("TCPMSS set 1360"));
+            let used = ours.and_then(|line| line.split_whitespace().next());
+            ensure!(used.is_some_and(|packets| packets != "0"), "{rules}");
         }
         Ok(())
     })

@@ -56,6 +56,12 @@ impl Github {
         Ok(github)
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The `GITHUB_URL` of a task.
     #[must_use]
     pub fn repository_url(&self) -> String {
