@@ -25,6 +25,8 @@ mod github;
 mod harness;
 #[path = "supervisor/job.rs"]
 mod job;
+#[path = "supervisor/life.rs"]
+mod life;
 #[path = "supervisor/listener.rs"]
 mod listener;
 #[path = "supervisor/settings.rs"]

@@ -5,9 +5,9 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use github_double::{Event, GithubDouble, JobSpec, Kind, Options, script::Script};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
-use serde_json::Value;
+
+pub(crate) use crate::life::{Ended, Supervisor};
 
 pub(crate) const REPOSITORY: &str = "acme/widgets";
 pub(crate) const PAT: &str = "ghp_the-operators-token";
@@ -162,11 +163,7 @@ impl Trial {
                 Ok(())
             });
         }
-        Supervisor {
-            child: command.spawn().unwrap(),
-            root: self.root.clone(),
-            started: Instant::now(),
-        }
+        Supervisor::of(command.spawn().unwrap(), &self.root)
     }
 
     /// Runs one life to its end.
@@ -285,137 +282,6 @@ impl Drop for Trial {
             ));
         }
         fs::remove_dir_all(&self.root).ok();
-    }
-}
-
-/// A supervisor that runs.
-pub(crate) struct Supervisor {
-    child: Child,
-    root: PathBuf,
-    pub(crate) started: Instant,
-}
-
-/// A supervisor's whole life.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    /// As a shell reports it.
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) log: Vec<Value>,
-    pub(crate) elapsed: Duration,
-}
-
-impl Supervisor {
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
-    }
-
-    /// As `docker stop` and ECS do it.
-    pub(crate) fn terminate(&self) {
-        self.signal(Signal::SIGTERM);
-    }
-
-    pub(crate) fn stdout(&self) -> String {
-        fs::read_to_string(self.root.join("stdout")).unwrap()
-    }
-
-    pub(crate) fn stderr(&self) -> String {
-        fs::read_to_string(self.root.join("stderr")).unwrap()
-    }
-
-    pub(crate) fn wait_for_output(&self, text: &str) {
-        wait_until(&format!("standard output says {text:?}"), || {
-            self.stdout().contains(text)
-        });
-    }
-
-    pub(crate) fn wait_for_log(&self, text: &str) {
-        wait_until(&format!("the log says {text:?}"), || {
-            self.stderr().contains(text)
-        });
-    }
-
-    /// Waits until a phase has begun.
-    pub(crate) fn wait_for_phase(&self, phase: &str) {
-        self.wait_for_log(&format!("\"phase begins\",\"phase\":\"{phase}\""));
-    }
-
-    pub(crate) fn end(mut self) -> Ended {
-        let deadline = Instant::now() + LIMIT;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "the supervisor did not end: {}",
-                self.stderr()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let log = self.stderr();
-        let log = log.lines().map(|line| {
-            serde_json::from_str(line)
-                .unwrap_or_else(|error| panic!("{error} in the log line {line:?}"))
-        });
-        Ended {
-            code: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap()),
-            log: log.collect(),
-            stdout: self.stdout(),
-            elapsed: self.started.elapsed(),
-        }
-    }
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            self.terminate();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            self.child.kill().ok();
-            self.child.wait().ok();
-        }
-    }
-}
-
-impl Ended {
-    /// The phases that were done, in order.
-    pub(crate) fn phases(&self) -> Vec<&str> {
-        let done = self
-            .log
-            .iter()
-            .filter(|line| line["message"] == "phase done");
-        done.filter_map(|line| line["phase"].as_str()).collect()
-    }
-
-    pub(crate) fn detail(&self, phase: &str) -> &str {
-        let mut done = self
-            .log
-            .iter()
-            .filter(|line| line["message"] == "phase done");
-        let line = done.find(|line| line["phase"] == phase);
-        line.unwrap_or_else(|| panic!("no phase {phase}"))["detail"]
-            .as_str()
-            .unwrap()
-    }
-
-    /// The messages of the log from a level on, as one text.
-    pub(crate) fn errors(&self) -> String {
-        let lines = self.log.iter().filter(|line| line["level"] == "ERROR");
-        lines.map(|line| format!("{line}\n")).collect()
-    }
-
-    pub(crate) fn log_text(&self) -> String {
-        self.log.iter().map(|line| format!("{line}\n")).collect()
     }
 }
 
