@@ -29,7 +29,7 @@ test: programs format lint deny host-files images-check ## everything that can b
 
 # The whole workspace is named, so that nothing is compiled again with fewer features.
 test-host: build images-programs ## the end-to-end tests on the test host
-	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,slowfs/root,vm/root --test storage --test host --test chain --test sidecar --test golden --test slowfs --test stack
+	$(CARGO) test --release --workspace $(TESTS_AS_ROOT) --features testhost/root,chain/root,slowfs/root,supervisor/root,vm/root --test storage --test host --test chain --test sidecar --test golden --test slowfs --test stores --test stack
 
 build: ## the programs, optimised
 	$(CARGO) build --release --workspace

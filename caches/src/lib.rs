@@ -5,6 +5,7 @@ mod inspect;
 mod local;
 mod memory;
 mod pack;
+mod problems;
 mod progress;
 mod prune;
 mod publish;

@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,10 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::{Memory, content_mark};
 use crate::pack::{self, Changed};
+use crate::problems::Problems;
 use crate::progress::Progress;
 use crate::rsync::{self, Sharded};
 use crate::shard::divide;
-use crate::stop::{Stop, TOO_LATE};
+use crate::stop::Stop;
 use crate::store::{Placed, Store, make_directory};
 use crate::tree::{Entry, Kind, Tree, Wanted};
 use crate::trees::{self, first_failure, loose};
@@ -66,22 +66,6 @@ pub struct Published {
     pub denied: bool,
 }
 
-impl Published {
-    fn leave_out(&mut self, what: &str, error: &anyhow::Error) {
-        let text = format!("{error:#}");
-        let mut io = error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-        self.denied |= io.any(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
-            || text.contains("Permission denied (13)");
-        if text.contains(TOO_LATE) {
-            self.left_out.push(what.to_owned());
-        } else {
-            self.problems.push(format!("{what}: {text}"));
-        }
-    }
-}
-
 /// What a publication works with.
 struct Work<'a> {
     caches: &'a Caches,
@@ -90,6 +74,7 @@ struct Work<'a> {
     stop: &'a Stop,
     progress: &'a Progress,
     tell: &'a (dyn Fn(Event) + Sync),
+    problems: Mutex<Problems>,
 }
 
 /// A unit that is new here.
@@ -116,14 +101,22 @@ pub fn publish(
         stop,
         progress,
         tell,
+        problems: Mutex::new(Problems::of_writing_to(caches.store.clone())),
     };
     if let Err(error) = work.publish(Memory::read(memory, caches), &mut published) {
-        published.leave_out("the caches", &error);
+        work.problems().end(&error);
     }
+    let problems = std::mem::take(&mut *work.problems());
+    published.denied = problems.is_denied();
+    (published.left_out, published.problems) = problems.told();
     published
 }
 
 impl Work<'_> {
+    fn problems(&self) -> MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publish(&self, memory: Option<Memory>, published: &mut Published) -> anyhow::Result<()> {
         let root = self.caches.tools();
         let local = scan(root)?;
@@ -168,8 +161,13 @@ impl Work<'_> {
         };
         self.publish_units(&store, new, published)?;
         for changed in changed {
-            if let Err(error) = self.publish_tree(&store, &changed, published) {
-                published.leave_out(&changed.root.path.display().to_string(), &error);
+            let name = changed.root.path.display().to_string();
+            if self.problems().is_hopeless() {
+                if changed.entries().next().is_some() {
+                    self.problems().give_up(&name);
+                }
+            } else if let Err(error) = self.publish_tree(&store, &changed, published) {
+                self.problems().add(&name, &error);
             }
         }
         Ok(())
@@ -229,13 +227,17 @@ impl Work<'_> {
                 scope.spawn(|| {
                     let counter = self.progress.counter();
                     while let Some(new) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let name = new.unit.to_string();
+                        if self.problems().is_hopeless() {
+                            self.problems().give_up(&name);
+                            continue;
+                        }
                         let outcome = publish_unit(
                             (self.caches.tools(), &new.unit),
                             (store, self.condition),
                             self.stop,
                         );
                         let mut published = results.lock().unwrap_or_else(PoisonError::into_inner);
-                        let name = new.unit.to_string();
                         match outcome {
                             Ok((Placed::Published, built)) => {
                                 counter.add(built.files, built.bytes);
@@ -245,7 +247,7 @@ impl Work<'_> {
                                 (self.tell)(Event::Published(new.unit.clone()));
                             }
                             Ok((Placed::LostRace, _)) => published.lost_races.push(name),
-                            Err(error) => published.leave_out(&name, &error),
+                            Err(error) => self.problems().add(&name, &error),
                         }
                     }
                 });

@@ -17,8 +17,9 @@ use crate::filter::wildcard;
 use crate::local::Stage;
 use crate::memory::Memory;
 use crate::pack::{Buffers, Damaged, Extraction, Pack};
+use crate::problems::Problems;
 use crate::progress::{Counter, Progress};
-use crate::stop::{Stop, TOO_LATE};
+use crate::stop::Stop;
 use crate::store::{Listed, Store};
 use crate::trees;
 use crate::unit::{Unit, scan};
@@ -63,6 +64,7 @@ pub(crate) struct Work<'a> {
     pub(crate) progress: &'a Progress,
     pub(crate) tell: &'a (dyn Fn(Event) + Sync),
     pub(crate) read_only: bool,
+    problems: Mutex<Problems>,
 }
 
 /// Brings the local directories up to the store, as far as the time allows. `memory` gets what
@@ -82,6 +84,7 @@ pub fn restore(
         progress,
         tell,
         read_only: order.read_only,
+        problems: Mutex::default(),
     };
     let mut known = Memory::of(caches);
     match work.restore(order, &mut known, &mut restored) {
@@ -92,8 +95,11 @@ pub fn restore(
                     .push(format!("cannot keep what was restored: {error:#}"));
             }
         }
-        Err(error) => restored.problems.push(format!("{error:#}")),
+        Err(error) => work.problems().end(&error),
     }
+    let (left_out, problems) = std::mem::take(&mut *work.problems()).told();
+    restored.left_out = left_out;
+    restored.problems.extend(problems);
     let amount = progress.amount();
     (restored.files, restored.bytes) = (amount.files, amount.bytes);
     restored
@@ -146,7 +152,7 @@ impl Work<'_> {
             self.unpack(&store, &stage, (&packs[urgent..], urgent == 0), restored)?;
             trees::restore_plain(self, &stage, &mut plain, (urgent == 0, restored))?;
         }
-        trees::restore_loose(self, (&store, &units), (known, restored))
+        trees::restore_loose(self, (&store, &units), known)
     }
 
     fn note_use(&self, store: &Store, packs: &[Listed]) {
@@ -190,19 +196,14 @@ impl Work<'_> {
         for (unit, outcome) in results {
             match outcome {
                 Ok(()) => restored.units += 1,
-                Err(error) => self.leave_out(&unit.to_string(), &error, restored),
+                Err(error) => self.problems().add(&unit.to_string(), &error),
             }
         }
         Ok(())
     }
 
-    pub(crate) fn leave_out(&self, what: &str, error: &anyhow::Error, restored: &mut Restored) {
-        let text = format!("{error:#}");
-        if text.contains(TOO_LATE) {
-            restored.left_out.push(what.to_owned());
-        } else {
-            restored.problems.push(format!("{what}: {text}"));
-        }
+    pub(crate) fn problems(&self) -> MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

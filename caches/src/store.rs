@@ -148,7 +148,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let directory = self.path.join(UNITS);
-        let cannot = || format!("cannot read {}", directory.display());
+        let cannot = || format!("CACHE_STORE: cannot read {}", directory.display());
         let mut packs = Vec::new();
         for entry in fs::read_dir(&directory).with_context(cannot)? {
             let entry = entry.with_context(cannot)?;

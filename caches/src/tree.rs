@@ -326,7 +326,8 @@ impl Scan<'_> {
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(error) => {
                     let error = anyhow::Error::new(error);
-                    state.failed = Some(error.context(format!("cannot read {}", path.display())));
+                    state.failed =
+                        Some(error.context(format!("CACHE_STORE: cannot read {}", path.display())));
                 }
             }
             let is_over = state.busy == 0 && state.waiting.is_empty();

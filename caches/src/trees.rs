@@ -194,7 +194,7 @@ pub(crate) fn restore_plain(
                 restored.units += 1;
                 (work.tell)(Event::Restored(unit));
             }
-            Err(error) => work.leave_out(&unit.to_string(), &error, restored),
+            Err(error) => work.problems().add(&unit.to_string(), &error),
         }
     }
     Ok(())
@@ -246,7 +246,7 @@ pub(crate) fn loose<'a>(
 pub(crate) fn restore_loose(
     work: &Work<'_>,
     (store, units): (&Store, &HashSet<Unit>),
-    (known, restored): (&mut Memory, &mut Restored),
+    known: &mut Memory,
 ) -> anyhow::Result<()> {
     let mut listed = Vec::new();
     for (index, root) in work.caches.roots.iter().enumerate() {
@@ -257,13 +257,16 @@ pub(crate) fn restore_loose(
                 let bytes: u64 = tree.entries().map(|entry| entry.meta().size).sum();
                 listed.push((bytes, index, root, place, tree));
             }
-            Err(error) => work.leave_out(&root.path.display().to_string(), &error, restored),
+            Err(error) => work
+                .problems()
+                .add(&root.path.display().to_string(), &error),
         }
     }
     listed.sort_by_key(|(bytes, index, ..)| (*bytes, *index));
     for (_, index, root, place, tree) in listed {
         if let Err(error) = restore_root((work, units), (index, root), (&place, &tree), known) {
-            work.leave_out(&root.path.display().to_string(), &error, restored);
+            work.problems()
+                .add(&root.path.display().to_string(), &error);
         }
     }
     Ok(())

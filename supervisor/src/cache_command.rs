@@ -222,6 +222,7 @@ fn caches_of(arguments: &ArgMatches, given: &mut Given<'_>) -> Option<Caches> {
             .unwrap_or(CacheMode::ReadWrite),
         publish: CachePublish::All,
         restore_timeout: LIMIT,
+        publish_timeout: LIMIT,
     };
     Some(Caches::new(&settings, None))
 }

@@ -35,8 +35,6 @@ const IDLE: Duration = Duration::from_secs(5);
 const IDLE_CHECK: Duration = Duration::from_millis(1500);
 /// When nobody waits for us. GitHub's lock on a job whose runner died lasts about ten minutes.
 const CALM: Duration = Duration::from_secs(960);
-/// A publisher that needs longer has no store.
-const CALM_STORE: Duration = Duration::from_secs(600);
 /// Longer than the pause of a rate limit that does not say how long it lasts.
 const CALM_GITHUB: Duration = Duration::from_secs(180);
 /// After a second signal.
@@ -95,7 +93,7 @@ pub(crate) async fn settle(
     }
     let (removed, (), ()) = tokio::join!(
         deregister(task, registration, deadline),
-        publish(task, condition, deadline.at_most(CALM_STORE)),
+        publish(task, condition, deadline),
         task.ecs.release(deadline),
     );
     task.left_behind.set(!removed);
@@ -312,6 +310,7 @@ async fn publish(task: &Task<'_>, condition: Option<&mut Condition>, deadline: D
         condition.by = format!("{} {run}", report.repository);
     }
     let phase = task.progress.begin("cache-publish");
+    let deadline = deadline.at_most(settings.publish_timeout);
     let published = caches.publish(task.children, condition, deadline).await;
     for problem in &published.problems {
         tracing::warn!(

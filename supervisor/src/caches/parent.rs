@@ -66,7 +66,9 @@ impl Running {
     /// Waits for the next thing it tells, until the deadline.
     pub(super) async fn next(&mut self, deadline: Deadline) -> Told {
         let Some(line) = deadline.bound(self.lines.next_line()).await else {
-            return Told::End(Err(anyhow::anyhow!("the storage did not answer in time")));
+            return Told::End(Err(anyhow::anyhow!(
+                "CACHE_STORE: the storage did not answer in time"
+            )));
         };
         let line = match line {
             Ok(Some(line)) => line,

@@ -87,7 +87,7 @@ pub(crate) async fn work(children: &Children, signals: &mut Signals) -> anyhow::
                 return Ok(exit_code::DONE);
             }
             () = &mut late => {
-                tell(&Line::Failed("the storage did not answer in time".to_owned()));
+                tell(&Line::Failed("CACHE_STORE: the storage did not answer in time".to_owned()));
                 return Ok(exit_code::UNAVAILABLE);
             }
             _ = signals.next() => stop.ask(),

@@ -18,6 +18,7 @@ pub(crate) struct Caches {
     pub(crate) mode: CacheMode,
     pub(crate) publish: CachePublish,
     pub(crate) restore_timeout: Duration,
+    pub(crate) publish_timeout: Duration,
 }
 
 /// The cached directories, all absolute, with different last names.
@@ -32,7 +33,8 @@ pub(crate) struct Roots {
 pub(super) fn read(given: &mut Given<'_>, roots: Option<Roots>) -> Option<Option<Caches>> {
     let mode = given.parsed::<CacheMode>("CACHE_MODE");
     let publish = given.parsed::<CachePublish>("CACHE_PUBLISH");
-    let timeout = given.parsed::<Seconds>("CACHE_RESTORE_TIMEOUT");
+    let restore_timeout = given.parsed::<Seconds>("CACHE_RESTORE_TIMEOUT");
+    let publish_timeout = given.parsed::<Seconds>("CACHE_PUBLISH_TIMEOUT");
     let first = words(given, "CACHE_RESTORE_FIRST");
     let exclude = words(given, "CACHE_EXCLUDE");
     let read_only = words(given, "CACHE_READ_ONLY_ROOTS");
@@ -40,7 +42,8 @@ pub(super) fn read(given: &mut Given<'_>, roots: Option<Roots>) -> Option<Option
     if store.is_none() && given.is_given("CACHE_STORE") {
         return None;
     }
-    let (mode, publish, restore_timeout, roots) = (mode?, publish?, timeout?.0, roots?);
+    let (restore_timeout, publish_timeout) = (restore_timeout?.0, publish_timeout?.0);
+    let (mode, publish, roots) = (mode?, publish?, roots?);
     let Some(store) = store.filter(|_| mode != CacheMode::Off) else {
         return Some(None);
     };
@@ -77,6 +80,7 @@ pub(super) fn read(given: &mut Given<'_>, roots: Option<Roots>) -> Option<Option
         mode,
         publish,
         restore_timeout,
+        publish_timeout,
     }))
 }
 

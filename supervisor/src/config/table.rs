@@ -334,6 +334,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        name: "CACHE_PUBLISH_TIMEOUT",
+        flag: "cache-publish-timeout",
+        default: Some("300"),
+        value: "SECONDS",
+        help: "After that long the task ends with what has been published; a stop leaves less.",
+        ..PLAIN
+    },
+    Setting {
         name: "SUPERVISOR_HTTP_ADDR",
         flag: "http-addr",
         value: "IP:PORT",
