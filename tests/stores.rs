@@ -14,6 +14,9 @@ mod faults;
 #[path = "supervisor/harness.rs"]
 #[expect(dead_code, reason = "what is not about stores is for the other tests")]
 mod harness;
+#[path = "supervisor/life.rs"]
+#[expect(dead_code, reason = "what is not about stores is for the other tests")]
+mod life;
 #[path = "stores/mount.rs"]
 mod mount;
 #[path = "stores/requests.rs"]
