@@ -14,6 +14,7 @@ use crate::Options;
 use crate::clock::Clock;
 use crate::events::{Event, EventLog};
 use crate::faults::{Armed, Faults, Rule};
+use crate::keys::Keys;
 use crate::script::Script;
 use crate::world::apps::App;
 use crate::world::credentials::{Grant, Holder};
@@ -33,6 +34,8 @@ pub struct Double {
     scripts: Mutex<Scripts>,
     changed: watch::Sender<u64>,
     rest_calls: AtomicI64,
+    /// For the runners that register with one call.
+    pub(crate) keys: Keys,
     pub(crate) long_poll: Duration,
 }
 
@@ -94,6 +97,7 @@ impl Double {
             scripts: Mutex::default(),
             changed: watch::Sender::new(0),
             rest_calls: AtomicI64::new(0),
+            keys: Keys::stock()?,
             long_poll: options.long_poll,
         })
     }

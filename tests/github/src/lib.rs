@@ -24,6 +24,7 @@ mod faults;
 mod gate;
 mod http;
 mod jwt;
+mod keys;
 pub mod rsa_key;
 pub mod script;
 mod server;

@@ -18,7 +18,6 @@ use super::page::Page;
 use super::reply::{Reply, parse_json};
 use crate::clock::rest_time;
 use crate::double::Double;
-use crate::rsa_key::RsaKey;
 use crate::world::credentials::{Deed, Holder};
 use crate::world::refusal::Refusal;
 use crate::world::runners::{Application, jit_configuration};
@@ -157,7 +156,10 @@ async fn generate_jit(
             .ok_or_else(|| Refusal::invalid_field("work_folder", "is not a string"))?,
         None => "_work",
     };
-    let key = RsaKey::generate().map_err(|error| Refusal::rest(500, error.to_string()))?;
+    let key = double
+        .keys
+        .take()
+        .map_err(|error| Refusal::rest(500, error.to_string()))?;
     double.change(|world| {
         let runner = world.register(wanted, key.public())?;
         let encoded = jit_configuration(runner, &key, &base.origin, work_folder);
