@@ -103,25 +103,8 @@ fn a_new_version_has_what_was_asked_for_and_adds_only_what_is_new(stage: &Stage)
 fn a_build_that_is_killed_leaves_the_store_as_it_was(stage: &Stage) -> Result<()> {
     let store = Store::with_images(stage, "killed-build")?;
     let before = store.json(&["ls"])?;
-    let volume = format!("--volume={}:/golden", store.in_host().display());
-    let words = [
-        "docker",
-        "run",
-        "--rm",
-        "--detach",
-        "--name=killed-build",
-        "--cap-add=SYS_ADMIN",
-        "--cap-add=NET_ADMIN",
-        &volume,
-        "--volume=/run/golden:/run/golden:ro",
-        "ecs-dind",
-        "golden",
-        "--store=/golden",
-        "build",
-        "--archive",
-        NEWER,
-    ];
-    stage.host().run(words)?;
+    let detached = ["--detach", "--name=killed-build"];
+    store.golden_with(&detached, &["build", "--archive", NEWER])?;
     chain::driver::wait_until("the build has begun", || {
         Ok(std::fs::read_dir(store.path("work"))?.count() > 0)
     })?;

@@ -77,18 +77,9 @@ impl<'a> Store<'a> {
     }
 
     pub(crate) fn golden_with(&self, docker: &[&str], words: &[&str]) -> Result<String> {
-        let store = format!("--volume={}:/golden", self.in_host().display());
         let place = format!("--volume={PLACE}:{PLACE}:ro");
-        let run = [
-            "docker",
-            "run",
-            "--rm",
-            "--cap-add=SYS_ADMIN",
-            "--cap-add=NET_ADMIN",
-        ];
-        let image = ["ecs-dind", "golden", "--store=/golden"];
-        let parts = [&run[..], &[&store, &place], docker, &image, words];
-        self.stage.host().run(parts.concat())
+        let docker = [&[place.as_str()], docker].concat();
+        self.stage.golden(&self.in_host(), &docker, words)
     }
 
     /// The command's output, read as JSON.

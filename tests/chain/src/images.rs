@@ -28,7 +28,8 @@ pub(crate) struct Image {
     engine: Engine,
 }
 
-const DIND: Image = Image {
+/// The sidecar's image.
+pub(crate) const DIND: Image = Image {
     name: "ecs-dind",
     folder: "images/dind",
     target: None,

@@ -117,6 +117,25 @@ impl Stage {
         Ok(image.tag())
     }
 
+    /// `dindd golden …` in a container of the sidecar's image, as a host runs it: with a folder of the
+    /// host as the store, and more options of `docker run`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn golden(&self, store: &Path, docker: &[&str], words: &[&str]) -> Result<String> {
+        let volume = format!("--volume={}:/golden", store.display());
+        let run = [
+            "docker",
+            "run",
+            "--rm",
+            "--cap-add=SYS_ADMIN",
+            "--cap-add=NET_ADMIN",
+            &volume,
+        ];
+        let image = [images::DIND.name, "golden", "--store=/golden"];
+        self.host.run([&run[..], docker, &image, words].concat())
+    }
+
     /// A volume that is kept for the next stage: see [`Host::kept_volume`].
     ///
     /// # Errors
