@@ -1,12 +1,12 @@
 //! What a section works with: comparisons in alternating rounds, single figures, plots, progress.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::plot::Plot;
-use crate::results::{Compared, Figure, Outcome, SectionResults, State, Unit};
+use crate::results::{Compared, Figure, Outcome, SectionResults, State, Unit, ratio_text};
 use crate::selection::Selection;
 
 /// Rounds of a comparison; a median of fewer says little.
@@ -18,6 +18,8 @@ pub type Measure<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 
 enum Plan<'a> {
     Run(Measure<'a>),
+    /// Measured already, together with something else.
+    Measured(Vec<f64>),
     NotRun(String),
 }
 
@@ -34,6 +36,7 @@ pub struct Comparison<'a> {
     what: String,
     unit: Unit,
     rounds: usize,
+    patience: Duration,
     contenders: Vec<Contender<'a>>,
 }
 
@@ -56,46 +59,56 @@ impl<'a> Comparison<'a> {
         unit: Unit,
         (label, ours): (&str, Measure<'a>),
     ) -> Self {
-        let ours = Contender {
-            name: "ours".into(),
-            label: label.into(),
-            promised: None,
-            plan: Plan::Run(ours),
-        };
+        Self::of((name.into(), what.into()), unit).contender(("ours", label), Plan::Run(ours))
+    }
+
+    /// Of what was measured in the rounds of another comparison.
+    pub(crate) fn measured(
+        name: impl Into<String>,
+        what: impl Into<String>,
+        unit: Unit,
+        (label, ours): (&str, Vec<f64>),
+    ) -> Self {
+        Self::of((name.into(), what.into()), unit).contender(("ours", label), Plan::Measured(ours))
+    }
+
+    fn of((name, what): (String, String), unit: Unit) -> Self {
         Self {
-            name: name.into(),
-            what: what.into(),
+            name,
+            what,
             unit,
             rounds: ROUNDS,
-            contenders: vec![ours],
+            patience: Duration::MAX,
+            contenders: Vec::new(),
         }
     }
 
-    /// What one would use instead. `label` is as its users call it, with the settings it runs with.
-    pub fn peer(
-        mut self,
-        name: &str,
-        label: &str,
-        measure: impl FnMut() -> Result<f64> + 'a,
-    ) -> Self {
+    fn contender(mut self, (name, label): (&str, &str), plan: Plan<'a>) -> Self {
         self.contenders.push(Contender {
             name: name.into(),
             label: label.into(),
             promised: None,
-            plan: Plan::Run(Box::new(measure)),
+            plan,
         });
         self
     }
 
+    /// What one would use instead. `label` is as its users call it, with the settings it runs with.
+    pub fn peer(self, name: &str, label: &str, measure: impl FnMut() -> Result<f64> + 'a) -> Self {
+        self.contender((name, label), Plan::Run(Box::new(measure)))
+    }
+
+    /// A peer that was measured in the rounds of another comparison, unless it could not run there.
+    pub(crate) fn peer_measured(self, name: &str, label: &str, samples: Vec<f64>) -> Self {
+        if samples.is_empty() {
+            return self.not_run(name, label, "it did not run");
+        }
+        self.contender((name, label), Plan::Measured(samples))
+    }
+
     /// A peer that cannot run here, and why. It is listed, and nothing is estimated for it.
-    pub fn not_run(mut self, name: &str, label: &str, reason: &str) -> Self {
-        self.contenders.push(Contender {
-            name: name.into(),
-            label: label.into(),
-            promised: None,
-            plan: Plan::NotRun(reason.into()),
-        });
-        self
+    pub fn not_run(self, name: &str, label: &str, reason: &str) -> Self {
+        self.contender((name, label), Plan::NotRun(reason.into()))
     }
 
     /// Ours costs at most `at_most` times what the peer added last costs.
@@ -110,6 +123,13 @@ impl<'a> Comparison<'a> {
     /// page says how many.
     pub fn rounds(mut self, rounds: usize) -> Self {
         self.rounds = rounds.max(1);
+        self
+    }
+
+    /// A peer that has taken so long altogether has had its rounds; the page says how many. Ours has
+    /// all of them.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 }
@@ -162,10 +182,11 @@ impl<'a> Bench<'a> {
             what,
             unit,
             rounds,
+            patience,
             mut contenders,
         } = comparison;
         self.say(&format!("{name}: {what}"));
-        let samples = self.rounds(rounds, unit, &mut contenders)?;
+        let samples = self.rounds((rounds, patience), unit, &mut contenders)?;
         let mut outcomes = contenders.into_iter().zip(samples).map(outcome);
         let compared = Compared {
             name,
@@ -177,7 +198,7 @@ impl<'a> Bench<'a> {
         for peer in &compared.peers {
             if let Some(ratio) = compared.ratio(peer) {
                 let name = compared.ratio_name(peer);
-                self.say(&format!("  {name} {:.3}", ratio.median));
+                self.say(&format!("  {name} {}", ratio_text(ratio.median)));
             }
         }
         self.results.comparisons.push(compared.clone());
@@ -186,11 +207,16 @@ impl<'a> Bench<'a> {
 
     fn rounds(
         &self,
-        rounds: usize,
+        (rounds, patience): (usize, Duration),
         unit: Unit,
         contenders: &mut [Contender<'_>],
     ) -> Result<Vec<Vec<f64>>> {
-        let mut samples = vec![Vec::new(); contenders.len()];
+        let measured = |contender: &Contender<'_>| match &contender.plan {
+            Plan::Measured(samples) => samples.clone(),
+            Plan::Run(_) | Plan::NotRun(_) => Vec::new(),
+        };
+        let mut samples: Vec<Vec<f64>> = contenders.iter().map(measured).collect();
+        let mut taken = vec![Duration::ZERO; contenders.len()];
         for round in 0..rounds {
             // Each round begins with another contender: nobody always follows the same one.
             for turn in 0..contenders.len() {
@@ -199,7 +225,12 @@ impl<'a> Bench<'a> {
                 let Plan::Run(measure) = &mut contender.plan else {
                     continue;
                 };
+                if turn != 0 && !samples[turn].is_empty() && taken[turn] >= patience {
+                    continue;
+                }
+                let begin = Instant::now();
                 let sample = measure();
+                taken[turn] += begin.elapsed();
                 ensure!(!testhost::interrupted(), "interrupted");
                 let said = match sample {
                     Ok(sample) => {
@@ -285,7 +316,7 @@ impl<'a> Bench<'a> {
 
 fn outcome((contender, samples): (Contender<'_>, Vec<f64>)) -> Outcome {
     let state = match contender.plan {
-        Plan::Run(_) => State::Samples(samples),
+        Plan::Run(_) | Plan::Measured(_) => State::Samples(samples),
         Plan::NotRun(reason) => State::NotRun(reason),
     };
     Outcome {
@@ -329,6 +360,17 @@ mod tests {
         let compared = bench(&all).compare(comparison).unwrap().unwrap();
         assert_eq!(order.into_inner(), "oababoboaoababo");
         assert_eq!(compared.ours.samples().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_peer_that_has_used_up_the_patience_has_no_more_rounds_and_ours_has_all() {
+        let comparison = Comparison::new("x_y", "work", Unit::Ms, ours(|| Ok(1.0)))
+            .peer("slow", "slow", || Ok(2.0))
+            .patience(Duration::ZERO);
+        let all = Selection::default();
+        let compared = bench(&all).compare(comparison).unwrap().unwrap();
+        assert_eq!(compared.ours.samples().unwrap().len(), 5);
+        assert_eq!(compared.peers[0].samples().unwrap().len(), 1);
     }
 
     #[test]

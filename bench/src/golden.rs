@@ -4,14 +4,13 @@
 mod gauges;
 mod images;
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Barrier;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use chain::Stage;
 
+use crate::along::Along;
 use crate::bench::{Bench, Comparison, Measure};
 use crate::daemon::{Daemon, Kind};
 use crate::plot::{Plot, Scale};
@@ -110,15 +109,13 @@ impl Golden<'_> {
                 continue;
             }
             let set = self.images.set(bench, count)?;
-            let steps = RefCell::new(Steps::default());
+            let steps = Along::default();
             let x = f64::from(u32::try_from(count)?);
             if let Some(compared) = bench.compare(self.until_usable(&set, &steps))? {
                 usable.push((x, compared));
             }
-            if let Some(compared) = bench.compare(self.bring(&set, &steps))? {
-                if count == EVERYDAY[1] {
-                    attach_figure(bench, &compared)?;
-                }
+            if let Some(compared) = bench.compare(Self::bring(&set, &steps))? {
+                attach_figure(bench, (count, &compared))?;
                 brought.push((x, compared));
             }
         }
@@ -126,11 +123,11 @@ impl Golden<'_> {
         Ok(())
     }
 
-    fn until_usable<'s>(&'s self, set: &'s Set, steps: &'s RefCell<Steps>) -> Comparison<'s> {
+    fn until_usable<'s>(&'s self, set: &'s Set, steps: &'s Along<Way>) -> Comparison<'s> {
         let measure = |way| {
             move || -> Result<f64> {
                 let times = self.task(way, set, "task")?;
-                steps.borrow_mut().push(way, times.bring);
+                steps.push(way, times.bring);
                 Ok(times.usable)
             }
         };
@@ -151,19 +148,16 @@ impl Golden<'_> {
     }
 
     /// The same rounds, of which only the step counts that differs.
-    fn bring<'s>(&'s self, set: &'s Set, steps: &'s RefCell<Steps>) -> Comparison<'s> {
-        let count = set.count;
-        let next = |way| move || steps.borrow_mut().next(way);
+    fn bring(set: &Set, steps: &Along<Way>) -> Comparison<'static> {
         let what = format!(
             "of that, what brings the images, without the daemon's start; {}",
             set.what()
         );
-        let ours: Measure<'_> = Box::new(next(Way::Golden));
-        let name = format!("golden_{count}_bring");
-        let mut comparison =
-            Comparison::new(name, what, Unit::Ms, (OURS, ours)).rounds(rounds(count));
+        let name = format!("golden_{}_bring", set.count);
+        let ours = (OURS, steps.of(Way::Golden));
+        let mut comparison = Comparison::measured(name, what, Unit::Ms, ours);
         for (way, name, label) in PEERS {
-            comparison = comparison.peer(name, label, next(way));
+            comparison = comparison.peer_measured(name, label, steps.of(way));
             comparison = match way {
                 Way::Mirror => comparison.promise(1.0 / 50.0),
                 Way::Reflink => comparison.promise(1.0 / 10.0),
@@ -328,12 +322,12 @@ impl Golden<'_> {
     }
 
     fn shared_by(&self, bench: &mut Bench<'_>, (set, store): (&Set, f64)) -> Result<()> {
-        let caches = RefCell::new(Steps::default());
+        let caches = Along::default();
         let measure = |way| {
             let caches = &caches;
             move || {
                 let (disk, cache) = self.taken(way, set)?;
-                caches.borrow_mut().push(way, cache);
+                caches.push(way, cache);
                 Ok(disk)
             }
         };
@@ -352,20 +346,13 @@ impl Golden<'_> {
             .peer("no_images", "no images", measure(Way::Nothing))
             .peer(reflink.1, reflink.2, measure(Way::Reflink));
         let disk = bench.compare(disk)?;
-        let next = |way| {
-            let caches = &caches;
-            move || caches.borrow_mut().next(way)
-        };
-        let ours: Measure<'_> = Box::new(next(Way::GoldenOfHost));
-        let cache = Comparison::new(
+        let cache = Comparison::measured(
             "golden_shared_cache",
             what("growth of the page cache"),
             Unit::Bytes,
-            (label, ours),
-        );
-        let cache = cache
-            .rounds(FEW)
-            .peer(reflink.1, reflink.2, next(Way::Reflink));
+            (label, caches.of(Way::GoldenOfHost)),
+        )
+        .peer_measured(reflink.1, reflink.2, caches.of(Way::Reflink));
         let cache = bench.compare(cache)?;
         if let Some(disk) = &disk {
             extra_figure(bench, disk, store)?;
@@ -402,25 +389,6 @@ impl Golden<'_> {
     }
 }
 
-/// Costs that were measured together with others, until their own comparison asks for them.
-#[derive(Debug, Default)]
-struct Steps(Vec<(Way, VecDeque<f64>)>);
-
-impl Steps {
-    fn push(&mut self, way: Way, cost: f64) {
-        match self.0.iter_mut().find(|(of, _)| *of == way) {
-            Some((_, costs)) => costs.push_back(cost),
-            None => self.0.push((way, VecDeque::from([cost]))),
-        }
-    }
-
-    fn next(&mut self, way: Way) -> Result<f64> {
-        let found = self.0.iter_mut().find(|(of, _)| *of == way);
-        let cost = found.and_then(|(_, costs)| costs.pop_front());
-        cost.context("it did not run")
-    }
-}
-
 fn rounds(count: usize) -> usize {
     if LARGE.contains(&count) { FEW } else { 5 }
 }
@@ -437,10 +405,12 @@ fn extra_figure(bench: &mut Bench<'_>, disk: &Compared, store: f64) -> Result<()
     bench.figure(("golden_shared_extra", &what), Unit::Bytes, extra, promised)
 }
 
-fn attach_figure(bench: &mut Bench<'_>, compared: &Compared) -> Result<()> {
+/// The same limit for any number of images: attaching depends on neither bytes nor files.
+fn attach_figure(bench: &mut Bench<'_>, (count, compared): (usize, &Compared)) -> Result<()> {
     let ours = compared.ours.summary().context("nothing was attached")?;
-    let what = "attaching a store, as dindd tells it";
-    bench.figure(("golden_attach", what), Unit::Ms, ours.median, Some(50.0))
+    let (name, images) = (format!("golden_{count}_attach"), images::number(count));
+    let what = format!("attaching a store of {images}, as dindd tells it");
+    bench.figure((&name, &what), Unit::Ms, ours.median, Some(50.0))
 }
 
 fn plots(bench: &mut Bench<'_>, usable: &[(f64, Compared)], brought: &[(f64, Compared)]) {

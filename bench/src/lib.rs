@@ -1,6 +1,7 @@
 //! `make bench`: every claim about speed, cost and scale, measured beside what one would use
 //! instead. README.md says how, and how to add a section.
 
+mod along;
 mod axis;
 pub mod bench;
 mod cache;

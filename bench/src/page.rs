@@ -1,7 +1,7 @@
 //! The page: self-contained, light and dark, for a phone as well.
 
 use crate::plot::Plot;
-use crate::results::{Compared, Outcome, Results, SectionResults, State};
+use crate::results::{Compared, Outcome, Results, SectionResults, State, ratio_text};
 use crate::svg::{self, escape};
 
 use anyhow::Result;
@@ -107,18 +107,17 @@ fn comparison(compared: &Compared) -> String {
         .map(|outcome| outcome_row(compared, outcome))
         .collect();
     format!(
-        "<h4>{}</h4><p class=\"quiet\">{} rounds</p>\
-         <div class=\"wide\"><table><tr><th></th><th>median</th><th>quartiles</th>\
+        "<h4>{}</h4>\
+         <div class=\"wide\"><table><tr><th></th><th>median</th><th>quartiles</th><th>rounds</th>\
          <th>ours ÷ this</th><th>promised</th></tr>{rows}</table></div>\n",
         escape(&compared.what),
-        compared.ours.samples().map_or(0, <[f64]>::len),
     )
 }
 
 fn outcome_row(compared: &Compared, outcome: &Outcome) -> String {
     let Some(summary) = outcome.summary() else {
         return format!(
-            "<tr><td>{}</td><td colspan=\"4\">not run</td></tr>",
+            "<tr><td>{}</td><td colspan=\"5\">not run</td></tr>",
             escape(&outcome.label)
         );
     };
@@ -129,16 +128,15 @@ fn outcome_row(compared: &Compared, outcome: &Outcome) -> String {
     let promised = outcome
         .promised
         .zip(ratio)
-        .map(|(most, ratio)| verdict(ratio.median <= most, &format!("{most:.2}")));
+        .map(|(most, ratio)| verdict(ratio.median <= most, &ratio_text(most)));
     format!(
-        "<tr><td>{}</td><td>{}</td><td>{} – {}</td><td>{}</td><td>{}</td></tr>",
+        "<tr><td>{}</td><td>{}</td><td>{} – {}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
         escape(&outcome.label),
         unit.text(summary.median),
         unit.text(summary.low),
         unit.text(summary.high),
-        ratio
-            .map(|one| format!("{:.3}", one.median))
-            .unwrap_or_default(),
+        outcome.samples().map_or(0, <[f64]>::len),
+        ratio.map(|one| ratio_text(one.median)).unwrap_or_default(),
         promised.unwrap_or_default(),
     )
 }
@@ -201,7 +199,10 @@ mod tests {
     #[test]
     fn the_page_says_how_many_rounds_a_comparison_had() {
         let page = html(&results(section(&[1.0, 2.0, 3.0], &[2.0, 2.0, 2.0]))).unwrap();
-        assert!(page.contains("3 rounds"), "{page}");
+        assert!(
+            page.contains("<td>2.00 ms – 2.00 ms</td><td>3</td>"),
+            "{page}"
+        );
     }
 
     #[test]
@@ -210,7 +211,7 @@ mod tests {
         section.comparisons[0].peers[0].promised = Some(1.15);
         let page = html(&results(section)).unwrap();
         assert!(
-            page.contains("at most 1.15: <b class=\"bad\">broken"),
+            page.contains("at most 1.150: <b class=\"bad\">broken"),
             "{page}"
         );
     }

@@ -8,14 +8,14 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::results::{Results, SectionResults, State, Value};
+use crate::results::{Results, SectionResults, State, Value, ratio_text};
 use crate::svg;
 
 const BEGIN: &str = "<!-- figures: written by make bench-record -->";
 const END: &str = "<!-- /figures -->";
 
 /// The figures that the README shows: the ratio's name, and what it says.
-const HEADLINES: [(&str, &str); 4] = [
+const HEADLINES: [(&str, &str); 5] = [
     (
         "dindd_start_1_vs_entrypoint_tcp_ratio",
         "Docker sidecar, container start to first container run, against the official \
@@ -24,6 +24,10 @@ const HEADLINES: [(&str, &str); 4] = [
     (
         "cache_restore_1k_1ms_vs_rsync_a_ratio",
         "tool cache of 1,000 files restored from a store with 1 ms latency, against `rsync -a`",
+    ),
+    (
+        "cache_restore_40k_1ms_vs_rsync_a_ratio",
+        "tool cache of 40,000 files restored from a store with 1 ms latency, against `rsync -a`",
     ),
     (
         "dindd_stop_50k_vs_rm_in_trap_ratio",
@@ -191,12 +195,12 @@ fn tables(section: &SectionResults) -> String {
     for compared in &section.comparisons {
         let head = &compared.what;
         text.push_str(&format!(
-            "\n| {head} | median | quartiles | ours ÷ this |\n|---|--:|--:|--:|\n"
+            "\n| {head} | median | quartiles | rounds | ours ÷ this |\n|---|--:|--:|--:|--:|\n"
         ));
         for outcome in std::iter::once(&compared.ours).chain(&compared.peers) {
             let label = &outcome.label;
             if let State::NotRun(reason) = &outcome.state {
-                text.push_str(&format!("| {label} | not run: {reason} | | |\n"));
+                text.push_str(&format!("| {label} | not run: {reason} | | | |\n"));
             }
             let Some(summary) = outcome.summary() else {
                 continue;
@@ -206,13 +210,12 @@ fn tables(section: &SectionResults) -> String {
                 .ratio(outcome)
                 .filter(|_| outcome.name != compared.ours.name);
             text.push_str(&format!(
-                "| {label} | {} | {} – {} | {} |\n",
+                "| {label} | {} | {} – {} | {} | {} |\n",
                 unit.text(summary.median),
                 unit.text(summary.low),
                 unit.text(summary.high),
-                ratio
-                    .map(|one| format!("{:.3}", one.median))
-                    .unwrap_or_default(),
+                outcome.samples().map_or(0, <[f64]>::len),
+                ratio.map(|one| ratio_text(one.median)).unwrap_or_default(),
             ));
         }
     }

@@ -39,6 +39,7 @@ impl Unit {
             Self::Bytes if value >= 1_048_576.0 => format!("{} MiB", short(value / 1_048_576.0)),
             Self::Bytes => format!("{} KiB", short(value / 1024.0)),
             Self::Instructions if value >= 1e6 => format!("{} M", short(value / 1e6)),
+            Self::Count if value.fract() == 0.0 => format!("{value:.0}"),
             Self::Instructions | Self::Count => short(value),
         }
     }
@@ -50,6 +51,15 @@ pub fn short(value: f64) -> String {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
+    }
+}
+
+/// A ratio as people read it: to its second digit, however small it is.
+pub fn ratio_text(ratio: f64) -> String {
+    match ratio {
+        small if small > 0.0 && small < 0.000_95 => format!("{small:.5}"),
+        small if small > 0.0 && small < 0.009_5 => format!("{small:.4}"),
+        _ => format!("{ratio:.3}"),
     }
 }
 
@@ -332,5 +342,8 @@ pub(crate) mod tests {
         assert_eq!(Unit::Ms.text(0.5), "0.50 ms");
         assert_eq!(Unit::Bytes.text(3.0 * 1_048_576.0), "3.00 MiB");
         assert_eq!(Unit::Instructions.text(12_500_000.0), "12.5 M");
+        assert_eq!(Unit::Count.text(0.0), "0");
+        assert_eq!(ratio_text(0.0004), "0.00040");
+        assert_eq!(ratio_text(1.25), "1.250");
     }
 }

@@ -13,8 +13,8 @@ pub struct Section {
     pub run: fn(&mut Bench<'_>) -> Result<()>,
 }
 
-/// Together at most 20 minutes on two cores, without `FULL`: cache 6, golden 3, dindd 5, supervisor 2, task 2,
-/// sizes and instructions 1.
+/// Together at most 20 minutes on two cores, without `FULL`: cache 10, golden 3, dindd 3, supervisor 1,
+/// task 2, sizes and instructions 1.
 pub const SECTIONS: &[Section] = &[
     crate::cache::SECTION,
     crate::golden::SECTION,

@@ -37,10 +37,10 @@ impl Summary {
 
     /// Ours divided by theirs, below 1 when ours costs less. The quotient is taken round by round:
     /// the rounds alternate, so what slows the machine for a while slows both sides of a quotient.
+    /// In rounds that they did not take part in, their median stands for them.
     pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Self> {
-        if ours.len() != theirs.len() {
-            return None;
-        }
+        let median = Self::of(theirs)?.median;
+        let theirs = theirs.iter().copied().chain(std::iter::repeat(median));
         let quotients: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
         Self::of(&quotients)
     }
@@ -101,7 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn rounds_that_do_not_pair_have_no_ratio() {
-        assert_eq!(Summary::ratio(&[1.0, 2.0], &[1.0]), None);
+    fn rounds_that_they_did_not_take_part_in_are_compared_with_their_median() {
+        let ratio = Summary::ratio(&[1.0, 2.0, 3.0], &[2.0]).unwrap();
+        assert_eq!((ratio.low, ratio.median, ratio.high), (0.75, 1.0, 1.25));
+        assert_eq!(Summary::ratio(&[1.0], &[]), None);
     }
 }

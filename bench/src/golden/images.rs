@@ -29,6 +29,8 @@ const SCRIPTS: &str = "/run/bench/golden";
 const DEBS: &str = "/run/bench/debs";
 /// The registry's port in the host.
 const PORT: u16 = 5000;
+/// What an image takes on the machine's disk in its four ways, and while it is loaded.
+const ROOM: u64 = 1200 << 20;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How many images there are.
@@ -75,9 +77,15 @@ impl Set {
     /// In words.
     pub(crate) fn what(&self) -> String {
         let (mib, thousands) = (self.bytes >> 20, self.files.div_ceil(1000));
-        let images = if self.count == 1 { "image" } else { "images" };
-        format!("{} {images}, {mib} MiB, {thousands},000 files", self.count)
+        let images = number(self.count);
+        format!("{images}, {mib} MiB, {thousands},000 files")
     }
+}
+
+/// So many images, in words.
+pub(crate) fn number(count: usize) -> String {
+    let images = if count == 1 { "image" } else { "images" };
+    format!("{count} {images}")
 }
 
 fn name(number: usize) -> String {
@@ -123,6 +131,13 @@ pub(crate) fn download(bench: &Bench<'_>, count: usize) -> Result<()> {
         bench.say(&format!("  {packages}"));
     }
     host.shutdown().map(drop)
+}
+
+/// Bytes that are free on the disk of a path.
+fn available(path: &Path) -> Result<u64> {
+    let found =
+        nix::sys::statvfs::statvfs(path).with_context(|| format!("statvfs {}", path.display()))?;
+    Ok(found.blocks_available() * found.fragment_size())
 }
 
 /// Named after what is in it.
@@ -230,6 +245,14 @@ impl<'a> Images<'a> {
         };
         let complete = self.stage.host().path(&set.dir).join("complete");
         if !complete.exists() {
+            let room = u64::try_from(count)? * ROOM;
+            let (free, mib) = (available(&place())?, room >> 20);
+            ensure!(
+                free >= room,
+                "{count} images need {mib} MiB below {}, and {} MiB are free: make room there",
+                place().display(),
+                free >> 20
+            );
             bench.say(&format!("{count} images are made, once"));
             self.make(bench, &set)
                 .with_context(|| format!("make {count} images"))?;
@@ -275,17 +298,10 @@ impl<'a> Images<'a> {
         bench.say("  archive");
         self.unpack_and_push(set)?;
         bench.say("  data-root and registry");
-        let volume = format!("--volume={dir}:/set");
-        let image = ["ecs-dind", "golden", "--store=/set/store", "build"];
-        let run = [
-            "docker",
-            "run",
-            "--rm",
-            "--cap-add=SYS_ADMIN",
-            "--cap-add=NET_ADMIN",
-        ];
-        let words = [&run[..], &[&volume], &image, &["--data-root=/set/root"]].concat();
-        host.run(words)?;
+        let root = format!("--volume={}:/data-root", set.data_root());
+        let words = ["build", "--data-root=/data-root"];
+        self.stage
+            .golden(Path::new(&set.store()), &[&root], &words)?;
         bench.say("  golden store");
         host.run(["sync", "--file-system", dir]).map(drop)
     }

@@ -1,0 +1,351 @@
+//! Stores that have the same files, each in the way of those who use it, and one measured piece of
+//! work with them.
+//!
+//! Everything is in memory, on a file system of its own: how long a disk takes to make files depends
+//! on who else uses it, and is the same for all.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::slow::{SlowStore, is_mounted};
+use super::ways::{self, Way};
+use crate::programs::{self, milliseconds};
+use crate::worker::{self, Before};
+
+const FILE: u64 = 4096;
+/// Files of a tool that is there already, and of one of a tool's folders.
+const TOOL: u32 = 500;
+const FOLDER: u32 = 50;
+
+/// What is done, and in which state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    RestoreCold,
+    RestoreAgain,
+    PublishNothing,
+    /// A hundredth of the files.
+    PublishChanged,
+    /// A tool of so many files.
+    PublishTool(u32),
+}
+
+/// What it came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) milliseconds: f64,
+    /// Requests to the store, where they can be counted.
+    pub(crate) requests: Option<f64>,
+}
+
+/// Where the stores and the local files are. Dropping it removes them.
+struct InMemory(PathBuf);
+
+pub(crate) struct Stores {
+    folder: InMemory,
+    files: u32,
+    /// In microseconds; without any there is no slow store between.
+    latency: u32,
+    /// How often was measured: names new tools, and makes changed files differ.
+    count: Cell<u32>,
+}
+
+/// What a runner is to do when all begin.
+type Job = Box<dyn FnOnce() -> Result<()> + Send>;
+
+impl Stores {
+    pub(crate) fn fill(files: u32, latency: u32) -> Result<Self> {
+        let stores = Self {
+            folder: InMemory::mount()?,
+            files,
+            latency,
+            count: Cell::new(0),
+        };
+        let seed = stores.path("seed/tree");
+        for number in 0..files / TOOL {
+            make_tool(&seed, &format!("tool{number}"), TOOL)?;
+        }
+        let nothing = stores.path("seed/nothing");
+        for way in ways::OURS {
+            let (store, empty) = (stores.store(way), nothing.join("tree"));
+            fs::create_dir_all(&store)?;
+            fs::create_dir_all(&empty)?;
+            let mut publish = Command::new(programs::find("supervisor")?);
+            publish.args(["cache", "publish", "--store"]).arg(&store);
+            // Both are called tree: the store keeps the second below that name.
+            let mut roots = [&seed, &empty];
+            if way == Way::Loose {
+                roots.reverse();
+            }
+            for root in roots {
+                publish.arg("--root").arg(root);
+            }
+            programs::output(&mut publish)?;
+        }
+        let archive = stores.store(Way::TarZstd);
+        fs::create_dir_all(&archive)?;
+        programs::output(&mut ways::publish(Way::TarZstd, (&archive, &seed), files)?)?;
+        fs::rename(&seed, stores.store(Way::RsyncA))?;
+        Ok(stores)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.0.join(name)
+    }
+
+    fn store(&self, way: Way) -> PathBuf {
+        self.path(&format!("store-{}", way.place()))
+    }
+
+    /// So many runners at once, each with a local directory and a mount of its own.
+    pub(crate) fn measure(&self, work: Work, way: Way, runners: usize) -> Result<Cost> {
+        self.count.set(self.count.get() + 1);
+        let mut prepared = Vec::new();
+        for runner in 0..runners {
+            prepared.push(self.prepare(work, way, runner)?);
+        }
+        let mut mounts = Vec::new();
+        let mut jobs = Vec::new();
+        for (runner, (local, before)) in prepared.iter_mut().enumerate() {
+            let mut store = self.store(way);
+            if self.latency > 0 {
+                let at = self.path(&format!("mounted-{runner}"));
+                mounts.push(SlowStore::mount(&store, &at, self.latency)?);
+                store = at;
+            }
+            jobs.push(self.job(work, way, (&store, local), before.take())?);
+        }
+        let milliseconds = at_once(jobs)?;
+        let slow = !mounts.is_empty();
+        let requests = mounts
+            .into_iter()
+            .map(SlowStore::requests)
+            .sum::<Result<f64>>();
+        for (runner, (local, _)) in prepared.iter().enumerate() {
+            self.verify(work, way, (local, &self.new_tool(runner)))?;
+        }
+        Ok(Cost {
+            milliseconds,
+            requests: slow.then_some(requests?),
+        })
+    }
+
+    /// The local directory as it is before the work, and what the restore before it remembers.
+    fn prepare(&self, work: Work, way: Way, runner: usize) -> Result<(PathBuf, Option<Before>)> {
+        let local = self.path(&format!("local-{}-{runner}", way.place()));
+        if work == Work::RestoreCold {
+            remove(&local)?;
+        }
+        let there = local.exists();
+        for root in ways::roots(&local) {
+            fs::create_dir_all(if ways::OURS.contains(&way) {
+                &root
+            } else {
+                &local
+            })?;
+        }
+        let mut before = None;
+        if work != Work::RestoreCold && ways::OURS.contains(&way) {
+            let caches = worker::caches(&self.store(way), &ways::roots(&local));
+            before = Some(worker::restore(worker::command()?, &caches)?);
+        } else if work != Work::RestoreCold && !there {
+            // Not by a peer: some of them take minutes also on a fast store.
+            let by = if way == Way::TarZstd { way } else { Way::CpA };
+            let mut restore = ways::restore(by, (&self.store(way), &local), self.files)?;
+            programs::output(&mut restore)?;
+        }
+        let files = way.files(&local);
+        match work {
+            Work::PublishTool(size) => make_tool(&files, &self.new_tool(runner), size)?,
+            Work::PublishChanged => self.change(&files)?,
+            Work::RestoreCold | Work::RestoreAgain | Work::PublishNothing => {}
+        }
+        Ok((local, before))
+    }
+
+    fn new_tool(&self, runner: usize) -> String {
+        format!("new{}-of-{runner:02}", self.count.get())
+    }
+
+    fn job(
+        &self,
+        work: Work,
+        way: Way,
+        (store, local): (&Path, &Path),
+        before: Option<Before>,
+    ) -> Result<Job> {
+        let publishes = !matches!(work, Work::RestoreCold | Work::RestoreAgain);
+        if let Some(before) = before.filter(|_| publishes) {
+            let caches = worker::caches(store, &ways::roots(local));
+            let command = worker::command()?;
+            return Ok(Box::new(move || worker::publish(command, &caches, &before)));
+        }
+        let mut command = if publishes {
+            ways::publish(way, (store, local), self.files)?
+        } else {
+            ways::restore(way, (store, local), self.files)?
+        };
+        Ok(Box::new(move || programs::output(&mut command).map(drop)))
+    }
+
+    /// One file in a hundred gets other bytes.
+    fn change(&self, files: &Path) -> Result<()> {
+        let salt = format!("changed{}", self.count.get());
+        for path in self.changed(files) {
+            fs::write(&path, content(&salt, 0)).with_context(|| format!("{}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn changed(&self, files: &Path) -> impl Iterator<Item = PathBuf> {
+        let name = self.count.get() % FOLDER;
+        let every_second = (0..TOOL / FOLDER).step_by(2);
+        let of = |tool: u32| every_second.clone().map(move |folder| (tool, folder));
+        let all: Vec<_> = (0..self.files / TOOL).flat_map(of).collect();
+        let files = files.to_owned();
+        all.into_iter()
+            .map(move |(tool, folder)| files.join(format!("tool{tool}/1.0.0/x64/{folder}/{name}")))
+    }
+
+    /// Whether the work was done; new tools are gone afterwards.
+    fn verify(&self, work: Work, way: Way, (local, new): (&Path, &str)) -> Result<()> {
+        let (files, store) = (way.files(local), self.store(way));
+        match work {
+            Work::RestoreCold | Work::RestoreAgain => {
+                let last = files.join("tool0/1.0.0/x64/0/0");
+                let size = last.metadata().map(|found| found.len()).unwrap_or_default();
+                ensure!(size == FILE, "{} was not restored", last.display());
+                if work == Work::RestoreCold {
+                    remove(local)?;
+                }
+            }
+            Work::PublishTool(_) if way == Way::TarZstd => remove(&files.join(new))?,
+            Work::PublishTool(_) => {
+                let script = format!("find {} -name '*{new}*' -prune", store.display());
+                let found = programs::output(Command::new("sh").args(["-c", &script]))?;
+                ensure!(!found.is_empty(), "{new} was not published");
+                remove(&files.join(new))?;
+                for path in found.lines().map(Path::new) {
+                    remove(path)?;
+                }
+            }
+            Work::PublishChanged if way != Way::TarZstd => {
+                let loose = way == Way::Loose;
+                let kept = if loose {
+                    store.join("trees/tree")
+                } else {
+                    store
+                };
+                let last = self.changed(&kept).last().context("nothing was changed")?;
+                let expected = content(&format!("changed{}", self.count.get()), 0);
+                let found = fs::read(&last).with_context(|| format!("{}", last.display()))?;
+                ensure!(found == expected, "{} was not published", last.display());
+            }
+            Work::PublishChanged | Work::PublishNothing => {}
+        }
+        Ok(())
+    }
+
+    /// A command that restores, and the directory to which it does, which is empty.
+    pub(crate) fn restore(&self, way: Way) -> Result<Command> {
+        let (local, _) = self.prepare(Work::RestoreCold, way, 0)?;
+        ways::restore(way, (&self.store(way), &local), self.files)
+    }
+
+    /// How long it takes to write as many bytes into one file: what the local disk can do.
+    pub(crate) fn bytes_alone(&self) -> Result<f64> {
+        let path = self.path("bytes");
+        let block = vec![1; 1 << 20];
+        let begin = Instant::now();
+        let mut file = fs::File::create(&path)?;
+        for _ in 0..(u64::from(self.files) * FILE) >> 20 {
+            std::io::Write::write_all(&mut file, &block)?;
+        }
+        let took = milliseconds(begin.elapsed());
+        fs::remove_file(&path)?;
+        Ok(took)
+    }
+}
+
+/// Lets all begin together; how long it took until the last had ended.
+fn at_once(jobs: Vec<Job>) -> Result<f64> {
+    let barrier = Barrier::new(jobs.len() + 1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = jobs
+            .into_iter()
+            .map(|job| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    job()
+                })
+            })
+            .collect();
+        barrier.wait();
+        let begin = Instant::now();
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        Ok(milliseconds(begin.elapsed()))
+    })
+}
+
+fn make_tool(root: &Path, name: &str, files: u32) -> Result<()> {
+    let unit = root.join(name).join("1.0.0/x64");
+    for number in 0..files / FOLDER {
+        let folder = unit.join(number.to_string());
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        for file in 0..FOLDER {
+            let content = content(name, number * FOLDER + file);
+            fs::write(folder.join(file.to_string()), content)?;
+        }
+    }
+    fs::write(unit.with_extension("complete"), [])?;
+    Ok(())
+}
+
+/// As compressible as programs are: half of it noise, half of it the same.
+fn content(tool: &str, file: u32) -> Vec<u8> {
+    let mut state = tool.bytes().fold(u64::from(file) + 1, |state, byte| {
+        state.wrapping_mul(31).wrapping_add(u64::from(byte))
+    });
+    let noise = (0..FILE / 2 / 8).flat_map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state ^ (state >> 29)).to_le_bytes()
+    });
+    let mut content: Vec<u8> = noise.collect();
+    content.extend((0..FILE / 2).map(|_| b'x'));
+    content
+}
+
+fn remove(path: &Path) -> Result<()> {
+    programs::output(Command::new("rm").arg("-rf").arg(path)).map(drop)
+}
+
+impl InMemory {
+    fn mount() -> Result<Self> {
+        let path = programs::checkout().join("target/bench/cache");
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        // A killed run leaves its own there.
+        while is_mounted(&path)? {
+            umount2(&path, MntFlags::MNT_DETACH).context("unmount what a former run left")?;
+        }
+        let none: Option<&str> = None;
+        mount(Some("bench"), &path, Some("tmpfs"), MsFlags::empty(), none)
+            .with_context(|| format!("mount a file system in memory on {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).ok();
+    }
+}
