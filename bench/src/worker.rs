@@ -1,6 +1,5 @@
 //! `supervisor cache-worker`, started as supervisor starts it before and after a job: with a request
-//! and a memory on its standard input. By hand there is no memory, so `supervisor cache publish` asks
-//! the store where a job's end does not.
+//! and a memory on its standard input.
 
 use std::fs::File;
 use std::io::{Seek, Write};

@@ -102,6 +102,8 @@ fn by_hand(verb: &str, (store, local): (&Path, &Path)) -> Result<Command> {
     for root in roots(local) {
         command.arg("--root").arg(root);
     }
+    // What a restore remembers is kept beside what it has restored.
+    command.env("XDG_STATE_HOME", local.with_file_name("state"));
     Ok(command)
 }
 
