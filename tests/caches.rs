@@ -8,10 +8,16 @@
     reason = "the tests' own temporary directories"
 )]
 
+#[path = "caches/anomalies.rs"]
+mod anomalies;
 #[path = "caches/campaign.rs"]
 mod campaign;
+#[path = "caches/early.rs"]
+mod early;
 #[path = "caches/fidelity.rs"]
 mod fidelity;
+#[path = "caches/hostile.rs"]
+mod hostile;
 #[path = "caches/sharing.rs"]
 mod sharing;
 #[path = "caches/world.rs"]

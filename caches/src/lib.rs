@@ -4,6 +4,7 @@ mod filter;
 mod inspect;
 mod local;
 mod memory;
+mod moved;
 mod pack;
 mod problems;
 mod progress;

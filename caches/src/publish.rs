@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{Memory, content_mark};
+use crate::moved::moved;
 use crate::pack::{self, Changed};
 use crate::problems::Problems;
 use crate::progress::Progress;
@@ -32,7 +33,8 @@ use crate::{Caches, Event, REQUESTS, Root};
 const SHARDS: usize = 24;
 /// Units up to this size are packed side by side; a larger one keeps all processors busy alone.
 const SMALL: u64 = 8 << 20;
-const SIDE_BY_SIDE: usize = 8;
+/// As many threads pack at once, each with a frame and its compressed form in memory.
+const PACKERS: usize = 4;
 
 /// Under which circumstances is published.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -208,7 +210,7 @@ impl Work<'_> {
         self.progress
             .expect(0, new.iter().map(|new| new.bytes).sum());
         let split = new.partition_point(|new| new.bytes <= SMALL);
-        self.publish_many(store, &new[..split], SIDE_BY_SIDE, published);
+        self.publish_many(store, &new[..split], PACKERS, published);
         self.publish_many(store, &new[split..], 1, published);
         Ok(())
     }
@@ -217,13 +219,15 @@ impl Work<'_> {
         &self,
         store: &Store,
         units: &[New],
-        threads: usize,
+        at_once: usize,
         published: &mut Published,
     ) {
+        let at_once = at_once.min(units.len()).max(1);
+        let packers = (crate::processors().min(PACKERS) / at_once).max(1);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(published);
         std::thread::scope(|scope| {
-            for _ in 0..threads.min(units.len()) {
+            for _ in 0..at_once {
                 scope.spawn(|| {
                     let counter = self.progress.counter();
                     while let Some(new) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -235,7 +239,7 @@ impl Work<'_> {
                         let outcome = publish_unit(
                             (self.caches.tools(), &new.unit),
                             (store, self.condition),
-                            self.stop,
+                            (self.stop, packers),
                         );
                         let mut published = results.lock().unwrap_or_else(PoisonError::into_inner);
                         match outcome {
@@ -343,6 +347,7 @@ impl Work<'_> {
             at_once: SHARDS,
         };
         let outcomes = copy.run(self.children, self.stop, self.progress)?;
+        let moved = take_back_what_moved(&place, changed)?;
         finish_directories(&place, changed)?;
         for outcome in &outcomes {
             if let rsync::Outcome::Complete(copied) = outcome {
@@ -350,7 +355,9 @@ impl Work<'_> {
                 published.bytes += copied.bytes;
             }
         }
-        first_failure(outcomes).map_or(Ok(()), Err)
+        first_failure(outcomes).map_or(Ok(()), Err)?;
+        anyhow::ensure!(moved == 0, "{moved} entries changed while they were copied");
+        Ok(())
     }
 }
 
@@ -358,11 +365,15 @@ impl Work<'_> {
 pub(crate) fn publish_unit(
     (root, unit): (&Path, &Unit),
     (store, condition): (&Store, &Condition),
-    stop: &Stop,
+    (stop, packers): (&Stop, usize),
 ) -> anyhow::Result<(Placed, pack::Built)> {
     stop.check()?;
     let mut draft = store.draft()?;
-    let built = pack::build((root, unit), (&mut draft.file, &condition.by), stop);
+    let built = pack::build(
+        (root, unit),
+        (&mut draft.file, &condition.by),
+        (stop, packers),
+    );
     let built = match built {
         Err(error) if error.is::<Changed>() => return Err(error),
         other => other.with_context(|| format!("cannot pack {unit}"))?,
@@ -400,6 +411,25 @@ impl ChangedTree<'_> {
             .filter(|(_, old)| !**old)
             .map(|(entry, _)| entry)
     }
+}
+
+/// Removes from the store what rsync may have been led to; how much it is.
+fn take_back_what_moved(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<usize> {
+    let again = Tree::local(&changed.root.path, &|_| Wanted::Yes)?;
+    let copied = changed
+        .entries()
+        .filter(|entry| entry.meta().kind != Kind::Directory);
+    let moved = moved(copied, &again);
+    at_once(&moved, |entry| {
+        let path = place.join(entry.path());
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    })?;
+    Ok(moved.len())
 }
 
 /// Gives the directories that are new, or into which something new was put, their modes and times.

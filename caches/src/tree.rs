@@ -64,7 +64,6 @@ pub(crate) struct Tree {
 pub(crate) struct Entry<'a> {
     tree: &'a Tree,
     index: u32,
-    record: Record,
 }
 
 /// What a look decides about an entry.
@@ -115,8 +114,12 @@ impl Meta {
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn meta(&self) -> &Meta {
-        &self.record.meta
+    fn record(&self) -> &'a Record {
+        &self.tree.records[self.index as usize]
+    }
+
+    pub(crate) fn meta(&self) -> &'a Meta {
+        &self.record().meta
     }
 
     /// Its place in the listing.
@@ -125,7 +128,7 @@ impl<'a> Entry<'a> {
     }
 
     pub(crate) fn name(&self) -> &'a [u8] {
-        let (start, length) = self.record.name;
+        let (start, length) = self.record().name;
         &self.tree.names[start as usize..start as usize + usize::from(length)]
     }
 
@@ -146,7 +149,7 @@ impl<'a> Entry<'a> {
     }
 
     pub(crate) fn parent(&self) -> Option<Self> {
-        let index = self.tree.directories[self.record.directory as usize]?;
+        let index = self.tree.directories[self.record().directory as usize]?;
         Some(self.tree.entry(index))
     }
 }
@@ -157,11 +160,7 @@ impl Tree {
     }
 
     pub(crate) fn entry(&self, index: u32) -> Entry<'_> {
-        Entry {
-            tree: self,
-            index,
-            record: self.records[index as usize],
-        }
+        Entry { tree: self, index }
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> + Clone {

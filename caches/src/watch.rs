@@ -60,7 +60,7 @@ fn follow(
                 Some(store) => store,
                 None => store.insert(Store::open_to_publish(&caches.store)?),
             };
-            match publish_unit((root, &unit), (opened, condition), stop) {
+            match publish_unit((root, &unit), (opened, condition), (stop, 1)) {
                 Ok((Placed::Published, built)) => {
                     published.files += built.files;
                     published.bytes += built.bytes;

@@ -68,14 +68,14 @@ struct Job<'a> {
     marker: Meta,
 }
 
-/// Packs a unit of the tool cache `root` into `out`.
+/// Packs a unit of the tool cache `root` into `out`, with so many threads.
 ///
 /// # Errors
 /// [`Changed`] when somebody writes to the unit; others when something cannot be read or written.
 pub(crate) fn build(
     (root, unit): (&Path, &Unit),
     (out, by): (&mut File, &str),
-    stop: &Stop,
+    (stop, packers): (&Stop, usize),
 ) -> anyhow::Result<Built> {
     let all = |_: &Entry<'_>| Wanted::Yes;
     let directory = unit.directory(root);
@@ -93,7 +93,7 @@ pub(crate) fn build(
     };
     let mut built = Built::default();
     let plans = job.plan(&mut built)?;
-    let frames = write_frames(&job, &plans, out, stop)?;
+    let frames = write_frames((&job, &plans), out, (stop, packers))?;
     if Tree::local(&directory, &all)?.fingerprint() != tree.fingerprint() {
         return Err(Changed(unit.to_string()).into());
     }
@@ -306,20 +306,19 @@ fn is_hole(file: &OwnedFd, offset: u64, length: usize) -> bool {
     }
 }
 
-/// Makes the frames with as many threads as there are processors; each writes its frame when the
+/// Makes the frames with many threads; each writes its frame when the
 /// one before it has been written.
 fn write_frames(
-    job: &Job<'_>,
-    plans: &[Plan],
+    (job, plans): (&Job<'_>, &[Plan]),
     out: &mut File,
-    stop: &Stop,
+    (stop, packers): (&Stop, usize),
 ) -> anyhow::Result<Vec<Frame>> {
     let next = AtomicUsize::new(0);
     let written = Mutex::new((Vec::with_capacity(plans.len()), Ok(())));
     let turn = Condvar::new();
     let out: &File = out;
     std::thread::scope(|scope| {
-        for _ in 0..crate::processors().min(plans.len()) {
+        for _ in 0..packers.min(plans.len()) {
             scope.spawn(|| {
                 let mut work = Work::new();
                 loop {
