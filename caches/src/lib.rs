@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod changed;
 mod filter;
 mod inspect;
 mod local;

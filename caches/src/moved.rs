@@ -1,8 +1,8 @@
-//! What somebody moved while rsync read it.
+//! What somebody moved or removed while rsync read it.
 //!
 //! rsync is given paths, and whoever puts a link in the place of a directory on the way leads it
 //! elsewhere. That shows afterwards: who renames something, or brings it back, changes its time
-//! of change, which nobody can set.
+//! of change, which nobody can set. So does the directory from which something is removed.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};

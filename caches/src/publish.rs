@@ -3,7 +3,7 @@
 //! Owns what is new. A unit that was there before the job is never published, whatever became of
 //! it; one that is in the store already stays as it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use init::{Children, Deadline};
-use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 use serde::{Deserialize, Serialize};
 
+use crate::changed::{
+    ChangedTree, amount, finish_directories, make_directories, take_back_what_moved,
+};
 use crate::memory::{Memory, content_mark};
-use crate::moved::moved;
 use crate::pack::{self, Changed};
 use crate::problems::Problems;
 use crate::progress::Progress;
@@ -24,7 +25,7 @@ use crate::rsync::{self, Sharded};
 use crate::shard::divide;
 use crate::stop::Stop;
 use crate::store::{Placed, Store, make_directory};
-use crate::tree::{Entry, Kind, Tree, Wanted};
+use crate::tree::{Kind, Tree, Wanted};
 use crate::trees::{self, first_failure, loose};
 use crate::unit::{Unit, scan};
 use crate::{Caches, Event, REQUESTS, Root};
@@ -156,7 +157,14 @@ impl Work<'_> {
         let store = if self.condition.dry_run {
             match Store::open(&self.caches.store)? {
                 Some(store) => store,
-                None => return self.report(new, published),
+                None => {
+                    for changed in &changed {
+                        let (files, bytes) = amount(changed.entries());
+                        published.files += files;
+                        published.bytes += bytes;
+                    }
+                    return self.report(new, published);
+                }
             }
         } else {
             Store::open_to_publish(&self.caches.store)?
@@ -318,7 +326,8 @@ impl Work<'_> {
             (count + 1, bytes + entry.meta().size)
         });
         if self.condition.dry_run {
-            published.files += count;
+            let (files, bytes) = amount(changed.entries());
+            published.files += files;
             published.bytes += bytes;
             return Ok(());
         }
@@ -384,116 +393,7 @@ pub(crate) fn publish_unit(
 impl New {
     fn of(unit: Unit, root: &Path) -> anyhow::Result<Self> {
         let tree = Tree::local(&unit.directory(root), &|_| Wanted::Yes)?;
-        let files = tree
-            .entries()
-            .filter(|entry| entry.meta().kind == Kind::File);
-        let (files, bytes) = files.fold((0, 0), |(files, bytes), entry| {
-            (files + 1, bytes + entry.meta().size)
-        });
+        let (files, bytes) = amount(tree.entries());
         Ok(Self { unit, files, bytes })
     }
-}
-
-/// A root with what the store lacks.
-struct ChangedTree<'a> {
-    first: bool,
-    root: &'a Root,
-    tree: Tree,
-    /// For each entry whether the store has it.
-    old: Vec<bool>,
-}
-
-impl ChangedTree<'_> {
-    fn entries(&self) -> impl Iterator<Item = Entry<'_>> + Clone {
-        self.tree
-            .entries()
-            .zip(&self.old)
-            .filter(|(_, old)| !**old)
-            .map(|(entry, _)| entry)
-    }
-}
-
-/// Removes from the store what rsync may have been led to; how much it is.
-fn take_back_what_moved(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<usize> {
-    let again = Tree::local(&changed.root.path, &|_| Wanted::Yes)?;
-    let copied = changed
-        .entries()
-        .filter(|entry| entry.meta().kind != Kind::Directory);
-    let moved = moved(copied, &again);
-    at_once(&moved, |entry| {
-        let path = place.join(entry.path());
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
-    })?;
-    Ok(moved.len())
-}
-
-/// Gives the directories that are new, or into which something new was put, their modes and times.
-fn finish_directories(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<()> {
-    let mut touched: BTreeMap<u32, Entry<'_>> = BTreeMap::new();
-    for entry in changed.entries() {
-        let own = Some(entry).filter(|entry| entry.meta().kind == Kind::Directory);
-        for directory in own.into_iter().chain(entry.parent()) {
-            touched.insert(directory.index(), directory);
-        }
-    }
-    let touched: Vec<Entry<'_>> = touched.into_values().collect();
-    at_once(&touched, |entry| {
-        let (path, meta) = (place.join(entry.path()), entry.meta());
-        if meta.mode != 0o755 {
-            let mode = Mode::from_raw_mode(u32::from(meta.mode));
-            chmodat(CWD, &path, mode, AtFlags::empty())
-                .with_context(|| format!("cannot change {}", path.display()))?;
-        }
-        // Another user's directory keeps its time.
-        utimensat(
-            CWD,
-            &path,
-            &pack::times(meta.mtime),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .ok();
-        Ok(())
-    })
-}
-
-/// Does something with each entry, as many at once as the store answers; the last error.
-fn at_once(
-    entries: &[Entry<'_>],
-    act: impl Fn(&Entry<'_>) -> anyhow::Result<()> + Sync,
-) -> anyhow::Result<()> {
-    let failed = Mutex::new(Ok(()));
-    std::thread::scope(|scope| {
-        for part in entries.chunks(entries.len().div_ceil(REQUESTS).max(1)) {
-            let (failed, act) = (&failed, &act);
-            scope.spawn(move || {
-                if let Err(error) = part.iter().try_for_each(act) {
-                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
-                }
-            });
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes the directories that are new, level by level.
-fn make_directories(place: &Path, changed: &ChangedTree<'_>) -> anyhow::Result<()> {
-    let mut levels: Vec<Vec<Entry<'_>>> = Vec::new();
-    let directories = changed
-        .entries()
-        .filter(|entry| entry.meta().kind == Kind::Directory);
-    for entry in directories {
-        let level = trees::depth_of(&entry);
-        levels.resize_with(levels.len().max(level + 1), Vec::new);
-        levels[level].push(entry);
-    }
-    levels.iter().try_for_each(|level| {
-        at_once(level, |entry| {
-            trees::make_directory(&place.join(entry.path()))
-        })
-    })
 }

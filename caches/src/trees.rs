@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 use crate::filter::Filter;
 use crate::local::Stage;
 use crate::memory::{Memory, content_mark};
+use crate::moved::moved;
 use crate::pack::times;
 use crate::restore::{Restored, Work};
 use crate::rsync::{Outcome, Sharded};
@@ -116,33 +117,37 @@ pub(crate) fn plain_units(
         .filter(|unit: &Unit| paths.contains(Path::new(&unit.to_string())) && !skip(unit))
         .collect();
     units.sort();
-    let tree = if units.is_empty() {
-        Tree::default()
-    } else {
-        let names: BTreeSet<String> = units.iter().map(Unit::to_string).collect();
-        let above: BTreeSet<String> = names
-            .iter()
-            .flat_map(|name| {
-                Path::new(name)
-                    .ancestors()
-                    .skip(1)
-                    .map(|path| path.display().to_string())
-            })
-            .collect();
-        let inside = |entry: &Entry<'_>| {
-            let depth = depth_of(entry);
-            let path = entry.path().display().to_string();
-            let yes = depth > 3
-                || if depth == 3 {
-                    names.contains(&path)
-                } else {
-                    above.contains(&path)
-                };
-            if yes { Wanted::Yes } else { Wanted::No }
-        };
-        Tree::remote(&place, &inside, REQUESTS)?
-    };
+    let tree = list_units(&place, &units)?;
     Ok(Plain { place, units, tree })
+}
+
+/// What is in these units, with the directories above them.
+fn list_units(place: &Path, units: &[Unit]) -> anyhow::Result<Tree> {
+    if units.is_empty() {
+        return Ok(Tree::default());
+    }
+    let names: BTreeSet<String> = units.iter().map(Unit::to_string).collect();
+    let above: BTreeSet<String> = names
+        .iter()
+        .flat_map(|name| {
+            Path::new(name)
+                .ancestors()
+                .skip(1)
+                .map(|path| path.display().to_string())
+        })
+        .collect();
+    let inside = |entry: &Entry<'_>| {
+        let depth = depth_of(entry);
+        let path = entry.path().display().to_string();
+        let yes = depth > 3
+            || if depth == 3 {
+                names.contains(&path)
+            } else {
+                above.contains(&path)
+            };
+        if yes { Wanted::Yes } else { Wanted::No }
+    };
+    Tree::remote(place, &inside, REQUESTS)
 }
 
 pub(crate) fn depth_of(entry: &Entry<'_>) -> usize {
@@ -175,6 +180,13 @@ pub(crate) fn restore_plain(
         let is_there = entry.meta().kind == Kind::Special
             || arrived.contains(&content_mark(&entry, &mut path));
         if !is_there && let Part::Unit(unit) = part_of(&entry, &units) {
+            holes.insert(unit);
+        }
+    }
+    // Who removes a unit may have begun before it was listed: then it changes still.
+    let again = list_units(&plain.place, &plain.units)?;
+    for entry in moved(plain.tree.entries(), &again) {
+        if let Part::Unit(unit) = part_of(&entry, &units) {
             holes.insert(unit);
         }
     }

@@ -10,7 +10,7 @@ use init::settings::{Environment, Given};
 use init::{Children, Deadline, Signals, exit_code};
 use serde::Serialize;
 
-use crate::caches::{Caches, Condition, Kept};
+use crate::caches::{Caches, Condition, Kept, table};
 use crate::cli;
 use crate::config::{self, CacheMode, CachePublish, Roots};
 
@@ -45,7 +45,10 @@ pub(crate) fn command(json: &Arg) -> Command {
             one("publish", "What is new locally to the store")
                 .arg(flag("dry-run", "Only tells what would be published")),
         )
-        .subcommand(one("ls", "What is in the store"))
+        .subcommand(one(
+            "ls",
+            "The tools in the store: their files, size and age, and when a restore last used them",
+        ))
         .subcommand(
             one(
                 "verify",
@@ -278,7 +281,7 @@ async fn work(
         "prune" => prune(caches, (children, arguments), deadline).await?,
         _ => {
             let listed = caches.list(children, deadline).await?;
-            let lines = listed.iter().map(|one| one.unit.clone()).collect();
+            let lines = table(&listed, std::time::SystemTime::now());
             Told::new(&listed, lines, Vec::new())?
         }
     };

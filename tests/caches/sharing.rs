@@ -226,3 +226,33 @@ fn a_link_in_the_store_does_not_lead_a_publication_elsewhere() {
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     assert!(world.store().join("trees/npm/packages/file").exists());
 }
+
+#[test]
+fn a_report_counts_what_the_publication_does() {
+    let world = World::new();
+    let caches = world.caches("one");
+    unit(&caches.roots[0].path, "tool/1/x64", "tool");
+    for top in [
+        caches.roots[0].path.join("tool/1/x64"),
+        caches.roots[1].path.clone(),
+    ] {
+        fs::write(top.join("file"), "file").unwrap();
+        fs::hard_link(top.join("file"), top.join("other")).unwrap();
+        symlink("file", top.join("link")).unwrap();
+    }
+    let report = Condition {
+        dry_run: true,
+        ..Condition::default()
+    };
+    // Where there is no store yet, and where there is one that has nothing.
+    for name in ["none", "empty"] {
+        if name == "empty" {
+            fs::create_dir(world.store()).unwrap();
+        }
+        let told = publish(&caches, &report, &empty());
+        assert_eq!((told.units.len(), told.files), (1, 3), "{name}");
+        assert_eq!(told.bytes, 12, "{name}");
+    }
+    let published = world.publish("one");
+    assert_eq!((published.files, published.bytes), (3, 12));
+}

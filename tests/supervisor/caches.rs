@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{KEPT, Trial, make_unit};
+use crate::harness::{KEPT, Trial, make_unit, runner_user};
 
 const ADD: &str = "mkdir -p $RUNNER_TOOL_CACHE/added/2.0.0/x64
 echo added >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool
@@ -180,7 +180,9 @@ fn the_cache_commands_work_without_github() {
     let again = run(&["cache", "publish", "--store", &store, "--root", &local]);
     assert_eq!(again, "published 0 units, 0 files, 0 bytes\n");
     let listed = run(&["cache", "ls", "--store", &store, "--root", &local]);
-    assert_eq!(listed, format!("{KEPT}\nmade/3.0.0/arm64\n"));
+    let first = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = listed.lines().map(first).collect();
+    assert_eq!(names, ["TOOL", KEPT, "made/3.0.0/arm64", "2"], "{listed}");
     let restored = run(&[
         "cache", "restore", "--store", &store, "--root", &other, "--json",
     ]);
@@ -253,6 +255,33 @@ fn by_hand_nothing_is_published_where_the_operator_forbids_it() {
         assert_eq!(ended.stdout, told, "{policy}");
         assert!(!trial.path("new/units").exists(), "{policy}");
     }
+}
+
+#[test]
+fn a_tool_is_published_before_the_job_changes_it() {
+    let trial = Trial::new();
+    let store = trial.path("store");
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name(&runner_user())
+            .unwrap()
+            .unwrap();
+        nix::unistd::chown(&store, Some(user.uid), Some(user.gid)).unwrap();
+    }
+    let pack = store.join("units/added@2.0.0@x64.tar.zst");
+    // The job goes on when the tool is there.
+    trial.queue_step(&format!(
+        "{ADD}
+while [ ! -e {} ]; do sleep 0.01; done
+echo changed >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool",
+        pack.display()
+    ));
+    let ended = trial.run();
+    assert_eq!(ended.detail("job"), "build: Succeeded");
+    fs::remove_dir_all(trial.path("tools")).unwrap();
+    let restored = trial.start(&["cache", "restore"]).end();
+    assert_eq!(restored.code, 0, "{}", restored.log_text());
+    let tool = trial.path("tools/added/2.0.0/x64/tool");
+    assert_eq!(fs::read_to_string(tool).unwrap(), "added\n");
 }
 
 #[test]

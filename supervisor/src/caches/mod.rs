@@ -7,6 +7,7 @@
 mod bar;
 mod early;
 mod kept;
+mod listing;
 mod parent;
 mod worker;
 
@@ -25,6 +26,7 @@ use crate::user::User;
 pub(crate) use ::caches::{Condition, Published, Restored, Unit};
 use bar::Bar;
 pub(crate) use kept::Kept;
+pub(crate) use listing::table;
 use parent::{Running, Told};
 pub(crate) use worker::work;
 use worker::{Act, Request};
