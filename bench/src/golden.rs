@@ -5,7 +5,7 @@ mod gauges;
 mod images;
 
 use std::sync::Barrier;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use chain::Stage;
@@ -32,6 +32,9 @@ const EVERYDAY: [usize; 2] = [1, 3];
 const LARGE: [usize; 2] = [10, 30];
 /// Rounds of what takes minutes.
 const FEW: usize = 3;
+/// A peer that has taken so long with something has no more rounds: sixteen copies of 30 images take
+/// a quarter of an hour.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// ECS places about as many tasks on one host.
 const TASKS: usize = 16;
 const OURS: &str = "dindd with a golden store";
@@ -140,6 +143,7 @@ impl Golden<'_> {
         let mut comparison =
             Comparison::new(format!("golden_{count}"), what, Unit::Ms, (OURS, ours))
                 .rounds(rounds(count))
+                .patience(PATIENCE)
                 .peer("no_images", "dindd without images", measure(Way::Nothing));
         for (way, name, label) in PEERS {
             comparison = comparison.peer(name, label, measure(way));
@@ -343,6 +347,7 @@ impl Golden<'_> {
         );
         let disk = disk
             .rounds(FEW)
+            .patience(PATIENCE)
             .peer("no_images", "no images", measure(Way::Nothing))
             .peer(reflink.1, reflink.2, measure(Way::Reflink));
         let disk = bench.compare(disk)?;
