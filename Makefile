@@ -7,7 +7,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 TESTS_AS_ROOT := $(if $(AS_ROOT),--config 'target."cfg(unix)".runner = "$(AS_ROOT)"')
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
-SHELL_FILES = $(shell git grep -lE '^\#!.*sh$$')
+SHELL_FILES = $(shell git grep -lE '^\#(!.*sh$$| shellcheck shell=)')
 
 .PHONY: help demo test test-host build programs format lint deny host-files vm-test
 
