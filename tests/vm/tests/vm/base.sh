@@ -22,7 +22,7 @@ within() { chroot "$target" "$@"; }
 echo "== packages of the test"
 within apt-get -q update >/dev/null
 within apt-get -q -y --no-install-recommends install \
-    busybox-static dbus kmod netbase systemd systemd-sysv udev >/dev/null
+    busybox-static dbus kmod netbase nfs-kernel-server systemd systemd-sysv udev >/dev/null
 
 echo "== ami/provision/provision packages"
 within /run/checkout/ami/provision/provision packages >/dev/null

@@ -7,14 +7,19 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{Stage, empty_disk};
 
-pub(crate) fn first_and_after_a_power_loss(stage: &Stage) -> Result<()> {
-    empty_disk(&stage.storage())?;
-    let mut machine = stage.boot(Some(&stage.storage()))?;
-    machine.run(include_str!("cases/first-boot.sh"))?;
-    machine.run(include_str!("cases/tasks-run.sh"))?;
+pub(crate) fn first(stage: &Stage) -> Result<()> {
+    let mut host = stage.host()?;
+    host.machine.run(include_str!("cases/first-boot.sh"))?;
+    host.hand_on();
+    Ok(())
+}
+
+pub(crate) fn power_loss(stage: &Stage) -> Result<()> {
+    let mut host = stage.host()?;
+    host.machine.run(include_str!("cases/tasks-run.sh"))?;
     // Between two writes.
-    drop(machine);
-    let mut machine = stage.boot(Some(&stage.storage()))?;
+    drop(host);
+    let mut machine = stage.boot(Some(&stage.storage()), true)?;
     machine.run(include_str!("cases/second-boot.sh"))?;
     machine.power_off()?;
     let check = Command::new("xfs_repair")
@@ -40,11 +45,13 @@ pub(crate) fn foreign_disk(stage: &Stage) -> Result<()> {
         .status()
         .context("start mke2fs")?;
     ensure!(made.success(), "mke2fs: {made}");
-    let mut machine = stage.boot(Some(&disk))?;
+    stage.end_host();
+    let mut machine = stage.boot(Some(&disk), false)?;
     machine.run(include_str!("cases/foreign-disk.sh")).map(drop)
 }
 
 pub(crate) fn missing_disk(stage: &Stage) -> Result<()> {
-    let mut machine = stage.boot(None)?;
+    stage.end_host();
+    let mut machine = stage.boot(None, false)?;
     machine.run(include_str!("cases/missing-disk.sh")).map(drop)
 }

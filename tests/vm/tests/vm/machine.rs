@@ -19,11 +19,13 @@ const BOOT_LIMIT: Duration = Duration::from_secs(900);
 /// How long a script may take.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(900);
 
-/// Docker takes most of a boot's time, and nothing here is about the host's own daemon. Time limits
-/// are for a machine that is not emulated.
+/// Time limits are for a machine that is not emulated.
 const KERNEL: &str = "console=ttyS0 quiet loglevel=3 systemd.show_status=1 panic=-1 mitigations=off audit=0 TERM=dumb \
-    systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600 \
-    systemd.mask=docker.service systemd.mask=docker.socket systemd.mask=containerd.service";
+    systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600";
+
+/// Docker takes most of a boot's time.
+const WITHOUT_DOCKER: &str =
+    "systemd.mask=docker.service systemd.mask=docker.socket systemd.mask=containerd.service";
 
 /// What a machine is started with.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Hardware<'a> {
     pub(crate) root: &'a Path,
     /// The storage volume, `/dev/disk/by-id/virtio-storage`.
     pub(crate) storage: Option<&'a Path>,
+    /// Whether the host's own Docker is started.
+    pub(crate) docker: bool,
 }
 
 /// A machine that takes commands. Dropping it is a power loss.
@@ -144,7 +148,11 @@ fn start_qemu(hardware: &Hardware<'_>, socket: &Path) -> Result<Child> {
     Command::new("setpriv")
         .args(words)
         .arg("-append")
-        .arg(KERNEL)
+        .arg(if hardware.docker {
+            KERNEL.into()
+        } else {
+            format!("{KERNEL} {WITHOUT_DOCKER}")
+        })
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -8,10 +8,12 @@
 mod boots;
 mod machine;
 mod recipe;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Trial};
@@ -22,10 +24,31 @@ use recipe::Workshop;
 /// A test: its name, a sentence, and what it does.
 type Case = (&'static str, fn(&Stage) -> Result<()>);
 
-const CASES: [Case; 3] = [
+/// In this order, and those that can on the machine of the one before.
+const CASES: [Case; 8] = [
     (
-        "the_first_boot_formats_and_the_one_after_a_power_loss_only_removes_what_tasks_left",
-        boots::first_and_after_a_power_loss,
+        "the_first_boot_formats_an_empty_disk_and_starts_in_order",
+        boots::first,
+    ),
+    (
+        "limits_of_a_task_and_of_its_sidecar_hold_for_the_containers_of_its_job",
+        tasks::limits,
+    ),
+    (
+        "a_fork_bomb_and_a_memory_hog_end_their_container_and_nothing_else",
+        tasks::bomb_and_hog,
+    ),
+    (
+        "a_job_that_fills_its_quota_has_no_space_left_and_its_neighbour_has",
+        tasks::quota,
+    ),
+    (
+        "a_job_of_the_deployed_images_succeeds_with_a_store_on_nfs",
+        tasks::chain,
+    ),
+    (
+        "a_power_loss_leaves_nothing_of_three_tasks_and_a_sound_volume",
+        boots::power_loss,
     ),
     ("a_disk_with_data_is_never_formatted", boots::foreign_disk),
     (
@@ -34,10 +57,13 @@ const CASES: [Case; 3] = [
     ),
 ];
 
-/// What all tests share: the root disk, one after the other.
+/// What all tests share: the root disk, and a host that was booted with an empty storage volume.
 #[derive(Debug)]
 struct Stage {
     workshop: Workshop,
+    host: Mutex<Option<Machine>>,
+    /// Whether a host has run on the root disk.
+    used: AtomicBool,
 }
 
 impl Stage {
@@ -45,22 +71,65 @@ impl Stage {
         self.workshop.file("storage.img")
     }
 
-    fn boot(&self, storage: Option<&Path>) -> Result<Machine> {
+    /// The host, which runs when no test before has failed on it; else a new one.
+    fn host(&self) -> Result<Host<'_>> {
+        let mut slot = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        let machine = match slot.take() {
+            Some(machine) => machine,
+            None => {
+                // The test that failed may have left anything.
+                if self.used.swap(true, Ordering::Relaxed) {
+                    self.workshop.make_disk()?;
+                }
+                empty_disk(&self.storage())?;
+                let mut machine = self.boot(Some(&self.storage()), true)?;
+                machine.run("until_true 'the agent runs' systemctl is-active ecs")?;
+                machine
+            }
+        };
+        Ok(Host { slot, machine })
+    }
+
+    /// Nobody else has the root disk then.
+    fn end_host(&self) {
+        drop(
+            self.host
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
+    fn boot(&self, storage: Option<&Path>, docker: bool) -> Result<Machine> {
         Machine::boot(&Hardware {
             boot: &self.workshop.boot(),
             root: &self.workshop.root(),
             storage,
+            docker,
         })
     }
 }
 
+/// A machine that is handed on to the next test, or ends with this one.
+struct Host<'a> {
+    slot: MutexGuard<'a, Option<Machine>>,
+    machine: Machine,
+}
+
+impl Host<'_> {
+    fn hand_on(mut self) {
+        *self.slot = Some(self.machine);
+    }
+}
+
 fn main() -> ExitCode {
+    testhost::reexec();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1); // they share the root disk
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
-    match Workshop::open().and_then(|workshop| run(&arguments, workshop)) {
+    match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("the virtual machine: {error:#}"));
@@ -69,9 +138,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, workshop: Workshop) -> Result<ExitCode> {
-    let stage = Arc::new(Stage { workshop });
-    Ok(libtest_mimic::run(arguments, trials(Some(&stage))).exit_code())
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let workshop = Workshop::open()?;
+    let stage = Arc::new(Stage {
+        workshop,
+        host: Mutex::default(),
+        used: AtomicBool::default(),
+    });
+    let conclusion = libtest_mimic::run(arguments, trials(Some(&stage)));
+    stage.end_host();
+    Ok(conclusion.exit_code())
 }
 
 fn trials(stage: Option<&Arc<Stage>>) -> Vec<Trial> {

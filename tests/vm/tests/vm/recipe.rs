@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use chain::Stage;
 use vm::checkout;
 
 use crate::tell;
@@ -23,12 +24,23 @@ const NEEDED: [(&str, &str); 6] = [
     ("unshare", "util-linux"),
 ];
 /// Programs of this workspace that are in the machine.
-const PROGRAMS: [&str; 1] = ["dindd"];
+const PROGRAMS: [&str; 2] = ["dindd", "github-double"];
+/// What the images of a task are made from, beside the programs in them.
+const IMAGES: [&str; 4] = [
+    "images/dind",
+    "images/runner",
+    "tests/runner/layout",
+    "tests/chain/src",
+];
+/// The programs in them.
+const IN_IMAGES: [&str; 3] = ["dindd", "supervisor", "runner-listener"];
+
 /// The folder that everything is kept in; locked while this lives.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     folder: PathBuf,
     base: PathBuf,
+    images: PathBuf,
     _lock: File,
 }
 
@@ -48,9 +60,15 @@ impl Workshop {
             let words = [target, Path::new(MIRROR), &checkout("")];
             script("base.sh", &words)
         })?;
+        let mut sources = IMAGES.map(checkout).to_vec();
+        for name in IN_IMAGES {
+            sources.push(program(name)?);
+        }
+        let images = kept(&folder, "images", &sources, save_images)?;
         let workshop = Self {
             folder,
             base,
+            images,
             _lock: lock,
         };
         workshop.make_disk()?;
@@ -70,7 +88,7 @@ impl Workshop {
         self.file("root.img")
     }
 
-    fn make_disk(&self) -> Result<()> {
+    pub(crate) fn make_disk(&self) -> Result<()> {
         let programs = self.file("programs");
         fs::create_dir_all(&programs)?;
         for name in PROGRAMS {
@@ -83,10 +101,32 @@ impl Workshop {
         fs::create_dir(&making)?;
         script(
             "disk.sh",
-            &[&self.base, &programs, &self.root(), &checkout(""), &making],
+            &[
+                &self.base,
+                &programs,
+                &self.root(),
+                &checkout(""),
+                &making,
+                &self.images,
+            ],
         )?;
         remove(&making)
     }
+}
+
+/// Builds the images of a task on a test host, as the end-to-end tests do, and saves them.
+fn save_images(target: &Path) -> Result<()> {
+    const SAVED: &str = "/run/vm/images";
+    let disk = chain::prepare(&tell)?;
+    let stage = Stage::open(&disk, &|step, _| tell(step))?;
+    stage.host().bind(target, SAVED, false)?;
+    let save = |image: &str| {
+        let file = format!("--output={SAVED}/{image}.tar");
+        stage.host().run(["docker", "save", &file, image]).map(drop)
+    };
+    let saved = ["ecs-dind", "ecs-runner"].into_iter().try_for_each(save);
+    stage.close()?;
+    saved
 }
 
 /// A folder that is made whole or not at all, and again when a file of `sources` changes.

@@ -1,5 +1,4 @@
-# shellcheck shell=bash source=/dev/null
-until_true 'the agent runs' systemctl is-active ecs
+# shellcheck shell=bash
 journalctl --boot --unit docker-storage-format --output cat | grep 'is empty: making an XFS filesystem'
 findmnt --noheadings --output SOURCE,FSTYPE,OPTIONS /var/docker-storage |
     grep '^/dev/vdb xfs .*noatime.*prjquota'
@@ -13,4 +12,4 @@ test "$(when dindd-reap ExecMainExitTimestamp)" -le "$(when ecs ExecMainStartTim
 systemctl is-active dindd-reap.timer
 for controller in cpu cpuset io memory pids; do grep -w "$controller" /sys/fs/cgroup/cgroup.controllers; done
 dockerd --validate --config-file /etc/docker/daemon.json
-! systemctl --failed --no-legend --plain | grep -E 'docker-storage|dindd|ecs'
+test -z "$(systemctl --failed --no-legend --plain | grep -E 'docker-storage|dindd|ecs' || true)"

@@ -1,4 +1,4 @@
-# shellcheck shell=bash source=/dev/null
+# shellcheck shell=bash
 until_true 'the search is given up' systemctl is-failed docker-storage-format
 journalctl --boot --unit docker-storage-format --output cat |
     grep 'no disk /dev/disk/by-id/virtio-storage after 60 s: attach the storage volume'
@@ -6,4 +6,4 @@ journalctl --boot --unit ecs --output cat | grep 'Dependency failed for ecs.serv
 test "$(systemctl is-active ecs)" = inactive
 test "$(systemctl is-active dindd-reap)" = inactive
 # Docker makes the source of a bind mount that is not there; here it cannot.
-! mkdir /var/docker-storage/task
+not mkdir /var/docker-storage/task

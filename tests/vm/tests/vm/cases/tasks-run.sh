@@ -1,4 +1,7 @@
-# shellcheck shell=bash source=/dev/null
+# shellcheck shell=bash
+# What tests before have left.
+docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null
+systemctl start dindd-reap
 # Three data-roots as their dindd has them: the lock held, the daemon writing.
 for task in 1 2 3; do
     root=/var/docker-storage/$(printf '%032x' $task)
