@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What root in a runner's container tries. It says what it gets; the test looks for secrets in that.
 id -u | sed 's/^0$/the intruder is root/'
 
