@@ -41,6 +41,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -103,6 +104,7 @@ pub(crate) fn arrange(view: &View) -> Result<Arranged> {
         None => path.to_owned(),
     };
     bind(&view.data, &at(Path::new(DATA_ROOT)))?;
+    allow_devices(&at(Path::new(DATA_ROOT)))?;
     bind(&view.exec, &at(Path::new(EXEC_ROOT)))?;
     for file in &view.golden {
         file.perform(&at(Path::new(DATA_ROOT)))?;
@@ -184,6 +186,23 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
     make_mount_point(to)?;
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot mount {} at {}", from.display(), to.display()))
+}
+
+/// Takes `nodev` away, which the host may have given the volume: it would be locked with the rest, and
+/// BuildKit's read-only mounts, which leave it out, would be refused.
+fn allow_devices(path: &Path) -> Result<()> {
+    remount(path, |flags| flags - MsFlags::MS_NODEV)
+        .with_context(|| format!("cannot take nodev from {}", path.display()))
+}
+
+/// Changes the flags of a mount, as far as they are of [`NOTHING_SPECIAL`] or are added.
+fn remount(path: &Path, change: impl Fn(MsFlags) -> MsFlags) -> Result<()> {
+    let nothing = None::<&str>;
+    // The first flags of statvfs and of mount are the same (sys/statvfs.h, linux/mount.h).
+    let flags = statvfs(path).context("cannot ask for its flags")?.flags();
+    let flags = change(MsFlags::from_bits_truncate(flags.bits()) & NOTHING_SPECIAL);
+    let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    Ok(mount(nothing, path, nothing, flags | again, nothing)?)
 }
 
 /// Undoes all mounts at a path; whether there were some.

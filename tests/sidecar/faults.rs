@@ -8,7 +8,7 @@ use chain::{Container, Engine, Said, Stage, TaskOptions};
 
 use crate::storage::Storage;
 
-pub(crate) const CASES: [Case; 5] = [
+pub(crate) const CASES: [Case; 6] = [
     (
         "a_dockerd_that_is_killed_ends_the_task_with_its_last_lines",
         a_dockerd_that_is_killed_ends_the_task_with_its_last_lines,
@@ -24,6 +24,10 @@ pub(crate) const CASES: [Case; 5] = [
     (
         "a_host_that_keeps_something_back_gets_a_weaker_sidecar_that_says_so",
         a_host_that_keeps_something_back_gets_a_weaker_sidecar_that_says_so,
+    ),
+    (
+        "images_are_built_on_a_volume_that_the_host_mounts_without_devices",
+        images_are_built_on_a_volume_that_the_host_mounts_without_devices,
     ),
     (
         "a_port_that_another_task_has_is_named",
@@ -248,6 +252,25 @@ fn a_port_that_another_task_has_is_named(stage: &Stage) -> Result<()> {
     is_refused(&second, "a port that is taken", &arguments, (69, &said))?;
     end(dind, task, &heard)?;
     second.end()?;
+    storage.end()
+}
+
+fn images_are_built_on_a_volume_that_the_host_mounts_without_devices(stage: &Stage) -> Result<()> {
+    let storage = Storage::make(stage, "without-devices")?;
+    let folder = storage.inside().display().to_string();
+    let mount = format!("mount --bind {folder} {folder} && mount -o remount,bind,nodev {folder}");
+    stage.host().run(["sh", "-ec", &mount])?;
+    let heard = Heard::default();
+    let task = storage.task("nodev", &heard, TaskOptions::default())?;
+    let dind = healthy_dind(&task)?;
+    task.docker(
+        "mkdir nodev && cd nodev
+         printf 'FROM busybox AS first\nRUN echo x >/x\nFROM busybox\nCOPY --from=first /x /x\n\
+           RUN --mount=type=bind,from=first,target=/first cat /first/x\n' >Dockerfile
+         DOCKER_BUILDKIT=1 docker build .",
+    )?;
+    end(dind, task, &heard)?;
+    stage.host().run(["umount", &folder])?;
     storage.end()
 }
 

@@ -26,13 +26,12 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{chdir, chroot};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::table::{Entry, table};
-use super::{NOTHING_SPECIAL, bind, hide_mounts, make_mount_point};
+use super::{bind, hide_mounts, make_mount_point, remount};
 
 /// Where it is put together: every container has the folder, and it is not needed meanwhile.
 const PLACE: &str = "/sys";
@@ -227,14 +226,7 @@ fn try_overlay(more: &str) -> Result<(), Errno> {
 
 /// Nothing is written to the old root by way of this namespace: `/proc/1/exe` is a file of it.
 fn protect() -> Result<()> {
-    let nothing = None::<&str>;
-    let flags = statvfs("/")
-        .context("cannot ask for the flags of /")?
-        .flags();
-    // The first flags of statvfs and of mount are the same (sys/statvfs.h, linux/mount.h).
-    let kept = MsFlags::from_bits_truncate(flags.bits()) & NOTHING_SPECIAL;
-    let flags = kept | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(nothing, "/", nothing, flags, nothing)
+    remount(Path::new("/"), |flags| flags | MsFlags::MS_RDONLY)
         .context("cannot protect the container's root filesystem")
 }
 
