@@ -16,7 +16,7 @@ pub(crate) fn first(stage: &Stage) -> Result<()> {
 
 pub(crate) fn power_loss(stage: &Stage) -> Result<()> {
     let mut host = stage.host()?;
-    host.machine.run(include_str!("cases/tasks-run.sh"))?;
+    host.machine.run(include_str!("cases/three-tasks.sh"))?;
     // Between two writes.
     drop(host);
     let mut machine = stage.boot(Some(&stage.storage()), true)?;

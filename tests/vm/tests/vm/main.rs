@@ -25,7 +25,7 @@ use recipe::Workshop;
 type Case = (&'static str, fn(&Stage) -> Result<()>);
 
 /// In this order, and those that can on the machine of the one before.
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     (
         "the_first_boot_formats_an_empty_disk_and_starts_in_order",
         boots::first,
@@ -47,7 +47,11 @@ const CASES: [Case; 8] = [
         tasks::chain,
     ),
     (
-        "a_power_loss_leaves_nothing_of_three_tasks_and_a_sound_volume",
+        "a_store_that_hangs_neither_delays_a_start_nor_keeps_a_runner_registered",
+        tasks::store_hangs,
+    ),
+    (
+        "a_power_loss_with_three_tasks_leaves_nothing_of_them_and_a_sound_volume",
         boots::power_loss,
     ),
     ("a_disk_with_data_is_never_formatted", boots::foreign_disk),

@@ -1,4 +1,4 @@
-//! What happens to tasks on a host that has booted: limits, quotas, a whole job.
+//! What happens to tasks on a host that has booted: limits, quotas, a whole job, a store that hangs.
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -20,6 +20,10 @@ pub(crate) fn quota(stage: &Stage) -> Result<()> {
 
 pub(crate) fn chain(stage: &Stage) -> Result<()> {
     with_job(stage, "chain", include_str!("cases/chain.sh"))
+}
+
+pub(crate) fn store_hangs(stage: &Stage) -> Result<()> {
+    run(stage, include_str!("cases/efs-hangs.sh"))
 }
 
 /// Runs a script that has the everyday job, for runners with a label, in the variable `JOB`.

@@ -103,6 +103,17 @@ is_idle() {
     is_online "$1"
 }
 
+# queue NAME SCRIPT: queues a job of one step for the label NAME; prints the job's id.
+queue() {
+    local job
+    job=$(jq --null-input --arg label "$1" --arg run "$2" '{name: "a job", repository: "acme/widgets",
+        runs_on: [$label], steps: [{name: "a step", run: $run}]}')
+    double jobs --json "$job" | jq --raw-output .id
+}
+
+# job_is ID WORD: whether the job's state or conclusion is that.
+job_is() { double "jobs/$1" | jq --exit-status --arg word "$2" '.state == $word or .conclusion == $word'; }
+
 # has_ended CONTAINER
 has_ended() { test "$(docker inspect --format '{{.State.Running}}' "$1")" = false; }
 
@@ -140,6 +151,13 @@ efs() {
     tc qdisc add dev lo root netem delay 500us
     # As the ECS agent mounts EFS.
     mount -t nfs4 -o nfsvers=4.1,hard,timeo=600,retrans=2,noresvport 127.0.0.1:/ /efs
+}
+
+# efs_is silent|there: the packets of the export are dropped, or no longer.
+efs_is() {
+    local change=--delete
+    if [[ $1 == silent ]]; then change=--insert; fi
+    iptables "$change" INPUT --in-interface lo --protocol tcp --dport 2049 --jump DROP
 }
 
 # two_tasks: `single`, whose sidecar has limits of its own, and `whole`, which has them as a task, as in
