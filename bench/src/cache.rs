@@ -88,33 +88,26 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         (Work::PublishChanged, otherwise.clone()),
         (Work::PublishTool(TOOL), otherwise),
     ];
-    for (work, points) in table {
-        for point in points {
-            let at_once = None;
-            measure(
-                bench,
-                Cell {
-                    work,
-                    point,
-                    at_once,
-                },
-                &mut all,
-            )?;
-        }
-    }
-    for work in [Work::RestoreCold, Work::PublishTool(500)] {
-        for at_once in AT_ONCE.map(Some) {
-            let point = OF_EACH;
-            measure(
-                bench,
-                Cell {
-                    work,
-                    point,
-                    at_once,
-                },
-                &mut all,
-            )?;
-        }
+    let alone = table.into_iter().flat_map(|(work, points)| {
+        let at_once = None;
+        let cell = move |point| Cell {
+            work,
+            point,
+            at_once,
+        };
+        points.into_iter().map(cell)
+    });
+    let together = [Work::RestoreCold, Work::PublishTool(500)]
+        .into_iter()
+        .flat_map(|work| {
+            AT_ONCE.map(Some).map(|at_once| Cell {
+                work,
+                point: OF_EACH,
+                at_once,
+            })
+        });
+    for cell in alone.chain(together) {
+        measure(bench, cell, &mut all)?;
     }
     memory(bench)?;
     plots::add(bench, &all);
