@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::{error, info, warn};
 
+use crate::cli;
 use crate::config::{Engine, Settings};
 
 /// The command.
@@ -180,7 +181,7 @@ pub(crate) fn run(
         "ls" => ls(&store, told),
         "verify" => verify(&store, options.get_one("version"), told),
         "gc" => gc(&store, options, told),
-        "mount" => mount(&store, told),
+        "mount" => return cli::block_on(async { finish(mount(&store, children, told).await) }),
         _ => make_current(&store, options.get_one("version"), told),
     };
     finish(done)
@@ -323,8 +324,8 @@ fn gc(store: &Store, options: &ArgMatches, told: Told) -> Result<u8> {
     Ok(exit_code::DONE)
 }
 
-fn mount(store: &Store, told: Told) -> Result<u8> {
-    let mounted = store.mount_current()?;
+async fn mount(store: &Store, children: &Children, told: Told) -> Result<u8> {
+    let mounted = store.mount_current(children).await?;
     let lines: Vec<String> = mounted
         .iter()
         .map(|path| format!("mounted {}", path.display()))

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use init::Children;
 use serde::{Deserialize, Serialize};
 
 use crate::STORAGE_DRIVER;
@@ -126,17 +127,18 @@ impl Store {
     ///
     /// # Errors
     /// There is no version that can be used, or the kernel refuses.
-    pub fn mount_current(&self) -> Result<Vec<PathBuf>> {
+    pub async fn mount_current(&self, children: &Children) -> Result<Vec<PathBuf>> {
         let version = self.lease_current()?;
         let mut mounted = Vec::new();
         for file in &version.manifest().files {
-            let Source::File(path) = erofs::source(self, file)? else {
+            let source = erofs::source(self, file)?;
+            if matches!(source, Source::Mounted(_)) {
                 continue;
-            };
+            }
             let place = self.mounted(file);
             fs::create_dir_all(&place)
                 .with_context(|| format!("cannot make {}", place.display()))?;
-            Source::File(path).mount(&place)?;
+            source.mount_on_host(children, &place).await?;
             erofs::require_mark(&place, file)?;
             mounted.push(place);
         }

@@ -25,6 +25,8 @@ const PROGRAM: &str = "mkfs.erofs";
 const MARK: &str = ".golden";
 /// `EROFS_SUPER_MAGIC_V1`.
 const MAGIC: FsType = FsType(0xE0F5_E1E2);
+/// How long mount(8) may take.
+const A_MOMENT: Duration = Duration::from_secs(30);
 /// How long one image may take.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
@@ -116,19 +118,49 @@ fn has_mark(place: &Path, file: &ErofsFile) -> bool {
 impl Source {
     /// Mounts it at `place`, a directory.
     pub(crate) fn mount(&self, place: &Path) -> Result<()> {
-        let (from, kind, flags) = match self {
-            Self::File(path) => (path, Some("erofs"), MsFlags::MS_RDONLY),
-            Self::Mounted(path) => (path, None, MsFlags::MS_BIND),
-        };
-        match mount(Some(from), place, kind, flags, None::<&str>) {
-            Ok(()) => Ok(()),
-            Err(Errno::ENODEV) => bail!("this kernel has no EROFS"),
+        match self.try_mount(place) {
             Err(Errno::ENOTBLK) => bail!(
                 "this kernel cannot mount {} from a file (Linux 6.12 with \
                  EROFS_FS_BACKED_BY_FILE can); let the host mount it with `dindd golden mount`",
-                from.display()
+                self.path().display()
             ),
-            Err(cause) => Err(cause).with_context(|| format!("cannot mount {}", from.display())),
+            done => self.explained(done),
+        }
+    }
+
+    /// The same on a host, which has loop devices for a kernel that cannot mount from a file.
+    pub(crate) async fn mount_on_host(&self, children: &Children, place: &Path) -> Result<()> {
+        match self.try_mount(place) {
+            Err(Errno::ENOTBLK) => {
+                // It frees the loop device together with the mount.
+                let mut command = Command::new("mount");
+                command.args(["-t", "erofs", "-o", "ro,loop"]);
+                command.args([self.path(), place]);
+                let mounted = children.run(&mut command, Deadline::within(A_MOMENT)).await;
+                mounted?.checked().map(drop)
+            }
+            done => self.explained(done),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Mounted(path) => path,
+        }
+    }
+
+    fn try_mount(&self, place: &Path) -> nix::Result<()> {
+        let (kind, flags) = match self {
+            Self::File(_) => (Some("erofs"), MsFlags::MS_RDONLY),
+            Self::Mounted(_) => (None, MsFlags::MS_BIND),
+        };
+        mount(Some(self.path()), place, kind, flags, None::<&str>)
+    }
+
+    fn explained(&self, done: nix::Result<()>) -> Result<()> {
+        match done {
+            Err(Errno::ENODEV) => bail!("this kernel has no EROFS"),
+            done => done.with_context(|| format!("cannot mount {}", self.path().display())),
         }
     }
 }

@@ -25,7 +25,7 @@ use recipe::Workshop;
 type Case = (&'static str, fn(&Stage) -> Result<()>);
 
 /// In this order, and those that can on the machine of the one before.
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     (
         "the_first_boot_formats_an_empty_disk_and_starts_in_order",
         boots::first,
@@ -41,6 +41,10 @@ const CASES: [Case; 9] = [
     (
         "a_job_that_fills_its_quota_has_no_space_left_and_its_neighbour_has",
         tasks::quota,
+    ),
+    (
+        "golden_images_are_mounted_by_a_host_whose_kernel_cannot_mount_from_a_file",
+        tasks::golden,
     ),
     (
         "a_job_of_the_deployed_images_succeeds_with_a_store_on_nfs",

@@ -22,6 +22,10 @@ pub(crate) fn chain(stage: &Stage) -> Result<()> {
     with_job(stage, "chain", include_str!("cases/chain.sh"))
 }
 
+pub(crate) fn golden(stage: &Stage) -> Result<()> {
+    run(stage, include_str!("cases/golden.sh"))
+}
+
 pub(crate) fn store_hangs(stage: &Stage) -> Result<()> {
     run(stage, include_str!("cases/efs-hangs.sh"))
 }
