@@ -25,7 +25,7 @@ use recipe::Workshop;
 type Case = (&'static str, fn(&Stage) -> Result<()>);
 
 /// In this order, and those that can on the machine of the one before.
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     (
         "the_first_boot_formats_an_empty_disk_and_starts_in_order",
         boots::first,
@@ -53,6 +53,10 @@ const CASES: [Case; 10] = [
     (
         "a_store_that_hangs_neither_delays_a_start_nor_keeps_a_runner_registered",
         tasks::store_hangs,
+    ),
+    (
+        "a_task_without_ecs_runs_its_job_under_systemd_and_the_next_one_is_new",
+        tasks::services,
     ),
     (
         "a_power_loss_with_three_tasks_leaves_nothing_of_them_and_a_sound_volume",

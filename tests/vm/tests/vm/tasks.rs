@@ -1,4 +1,5 @@
-//! What happens to tasks on a host that has booted: limits, quotas, a whole job, a store that hangs.
+//! What happens to tasks on a host that has booted: limits, quotas, golden images,
+//! whole jobs, a store that hangs.
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -24,6 +25,10 @@ pub(crate) fn chain(stage: &Stage) -> Result<()> {
 
 pub(crate) fn golden(stage: &Stage) -> Result<()> {
     run(stage, include_str!("cases/golden.sh"))
+}
+
+pub(crate) fn services(stage: &Stage) -> Result<()> {
+    with_job(stage, "services", include_str!("cases/services.sh"))
 }
 
 pub(crate) fn store_hangs(stage: &Stage) -> Result<()> {
