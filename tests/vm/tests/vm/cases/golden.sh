@@ -1,22 +1,27 @@
 # shellcheck shell=bash source=../guest/task.sh
 . /usr/local/lib/task.sh
-store=/var/lib/golden-store
+store=/var/lib/golden-store in=/var/lib/golden-store/archives
 task golden
-mkdir -p /run/in
+mkdir -p $in
 
 # image VERSION: an archive of it, which the host's own Docker keeps nothing of.
 image() {
     tar --create --directory=/usr/local/lib/busybox . |
         docker import --change "ENV VERSION=$1" --change 'CMD ["sh"]' - warm:1 >/dev/null
-    docker save --output /run/in/warm.tar warm:1
+    docker save --output $in/warm.tar warm:1
     docker rmi warm:1 >/dev/null
 }
 image 1
 
-# build: a version of the store with that archive, as an operator makes one.
+cat >/etc/ecs-runner-host/golden.conf <<CONF
+GOLDEN_BUILDER=ecs-dind
+GOLDEN_BUILD=--start-timeout=600 --archive=$in/warm.tar
+CONF
 build() {
-    docker run --rm --cap-add=SYS_ADMIN --cap-add=NET_ADMIN --volume=$store:/golden --volume=/run/in:/in:ro \
-        --env=DINDD_START_TIMEOUT=600 ecs-dind golden build --store /golden --archive /in/warm.tar
+    systemctl start golden-build || {
+        journalctl --boot --unit golden-build --output cat
+        exit 1
+    }
 }
 
 # The files of the current version, and those that are mounted through loop devices.
@@ -46,7 +51,7 @@ image 2
 before=$(looped)
 build
 until_true 'the host has mounted the new version' all_are_mounted
-dindd golden gc --store $store
+dindd golden gc --store $store --keep 0
 test "$(looped)" = "$(current)"
 test "$(looped)" != "$before"
 umount $store/mounted/*
