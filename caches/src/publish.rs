@@ -22,7 +22,7 @@ use crate::pack::{self, Changed};
 use crate::problems::Problems;
 use crate::progress::Progress;
 use crate::rsync::{self, Sharded};
-use crate::shard::divide;
+use crate::shard::{Crowd, divide};
 use crate::stop::Stop;
 use crate::store::{Placed, Store, make_directory};
 use crate::tree::{Kind, Tree, Wanted};
@@ -30,8 +30,8 @@ use crate::trees::{self, first_failure, loose};
 use crate::unit::{Unit, scan};
 use crate::{Caches, Event, REQUESTS, Root};
 
-/// Writing costs more round trips than reading, but there is less of it.
-const SHARDS: usize = 24;
+/// Rsyncs side by side: writing costs more round trips than reading, but there is less of it.
+const RSYNCS: usize = 24;
 /// Units up to this size are packed side by side; a larger one keeps all processors busy alone.
 const SMALL: u64 = 8 << 20;
 /// As many threads pack at once, each with a frame and its compressed form in memory.
@@ -349,11 +349,17 @@ impl Work<'_> {
             return finish_directories(&place, changed);
         }
         self.progress.expect(count, bytes);
+        let crowd = Crowd {
+            wait: store.wait_of_writing()?,
+            processors: crate::processors(),
+            most: RSYNCS,
+        };
+        let (shards, at_once) = divide(files(), crowd);
         let copy = Sharded {
             from: &changed.root.path,
             to: &place,
-            shards: divide(files(), SHARDS),
-            at_once: SHARDS,
+            shards,
+            at_once,
         };
         let outcomes = copy.run(self.children, self.stop, self.progress)?;
         let moved = take_back_what_moved(&place, changed)?;

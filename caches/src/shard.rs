@@ -1,21 +1,74 @@
 //! Dividing files among rsyncs that work side by side.
+//!
+//! Owns how many they are. An rsync waits for the store most of the time, so many of them get more
+//! done; but each costs as much as a hundred files do, which a store that answers at once never
+//! gives back.
+
+use std::time::{Duration, Instant};
 
 use crate::rsync::{ARGUMENTS, Shard};
 use crate::tree::{Entry, Kind};
 
 /// What a file costs beside its bytes, in bytes: it is opened, read and closed, each a round trip.
 const COST: u64 = 1 << 20;
-/// Fewer files than this are not worth a process.
-const LEAST: usize = 8;
+/// The processor's time for a file, and for an rsync without any.
+const WORK: Duration = Duration::from_micros(40);
+const START: Duration = Duration::from_millis(6);
+/// How often is measured what a store takes.
+pub(crate) const LOOKS: usize = 3;
 
-/// Divides files, links among them, into about `most` parts that take about equally long, or into
-/// more when the names do not fit. Neighbours stay together. So do the names of one file, of which
-/// rsync makes hard links again; but not more of them than fit.
-pub(crate) fn divide<'a>(files: impl Iterator<Item = Entry<'a>>, most: usize) -> Vec<Shard> {
+/// How many rsyncs copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// How long a file waits for the store.
+    pub(crate) wait: Duration,
+    pub(crate) processors: usize,
+    /// They are never more; each takes memory.
+    pub(crate) most: usize,
+}
+
+/// What something takes, of a few times the middle one: one answer may be late, another may come
+/// from memory.
+pub(crate) fn usual(mut act: impl FnMut(usize)) -> Duration {
+    middle(std::array::from_fn(|turn| {
+        let begin = Instant::now();
+        act(turn);
+        begin.elapsed()
+    }))
+}
+
+fn middle(mut times: [Duration; LOOKS]) -> Duration {
+    times.sort_unstable();
+    times[LOOKS / 2]
+}
+
+impl Crowd {
+    /// How many are the fastest for files that weigh so much together: more than keep the
+    /// processors busy never are, nor those that cost more than they save.
+    fn size(self, weight: u64) -> usize {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (processors, work) = (self.processors as u64, micros(WORK));
+        let file = micros(self.wait).saturating_add(work);
+        // The processes of one rsync wait for each other half of the time.
+        let busy = processors.saturating_mul(2).saturating_mul(file) / work;
+        // n of them take all files ÷ n + n × START ÷ processors.
+        let all = (weight / COST).saturating_mul(file);
+        let worth = (all.saturating_mul(processors) / micros(START)).isqrt();
+        usize::try_from(busy.min(worth)).map_or(self.most, |size| size.clamp(1, self.most))
+    }
+}
+
+/// Divides files, links among them, into parts that take about equally long, for as many rsyncs as
+/// are the fastest; into more when the names do not fit. Neighbours stay together. So do the names
+/// of one file, of which rsync makes hard links again; but not more of them than fit. Also how
+/// many of the parts should be copied at a time.
+pub(crate) fn divide<'a>(
+    files: impl Iterator<Item = Entry<'a>>,
+    crowd: Crowd,
+) -> (Vec<Shard>, usize) {
     let (mut special, plain): (Vec<_>, Vec<_>) = files.partition(is_special);
     let all: u64 = special.iter().chain(&plain).map(weight).sum();
-    let count = special.len() + plain.len();
-    let parts = most.min(count.div_ceil(LEAST)).max(1);
+    let parts = crowd.size(all);
     let mut shards = Shards {
         share: all / parts as u64 + 1,
         shards: Vec::with_capacity(parts + 2),
@@ -29,7 +82,8 @@ pub(crate) fn divide<'a>(files: impl Iterator<Item = Entry<'a>>, most: usize) ->
     for names in special.chunk_by(|one, other| one.meta().inode == other.meta().inode) {
         shards.add(names, true);
     }
-    shards.shards
+    // At its end an rsync sleeps twice: another one may begin meanwhile.
+    (shards.shards, (2 * parts).min(crowd.most))
 }
 
 /// A file with other names, or with holes.
@@ -97,6 +151,31 @@ mod tests {
     use super::*;
     use crate::tree::{Tree, Wanted};
 
+    fn crowd(wait: Duration) -> Crowd {
+        Crowd {
+            wait,
+            processors: 2,
+            most: 48,
+        }
+    }
+
+    #[test]
+    fn a_slow_store_has_many_rsyncs_and_a_fast_one_two_for_each_processor() {
+        let size = |files: u64, micros| crowd(Duration::from_micros(micros)).size(files * COST);
+        let sizes = [1, 100, 1000, 10_000, 160_000].map(|files| size(files, 2000));
+        assert_eq!(sizes, [1, 8, 26, 48, 48]);
+        let sizes = [1, 100, 1000, 10_000, 160_000].map(|files| size(files, 5));
+        assert_eq!(sizes, [1, 1, 3, 4, 4]);
+        assert_eq!(crowd(Duration::MAX).size(u64::MAX), 48);
+    }
+
+    #[test]
+    fn one_late_answer_says_as_little_of_a_store_as_one_from_memory() {
+        let times = |micros: [u64; LOOKS]| middle(micros.map(Duration::from_micros));
+        assert_eq!(times([15, 60_000_000, 14]), Duration::from_micros(15));
+        assert_eq!(times([2000, 1, 2100]), Duration::from_micros(2000));
+    }
+
     fn names(shard: &Shard) -> Vec<String> {
         let paths = shard
             .paths()
@@ -117,7 +196,8 @@ mod tests {
             tree.entries()
                 .filter(|entry| entry.meta().kind == Kind::File)
         };
-        let shards = divide(files(), 2);
+        let (shards, at_once) = divide(files(), crowd(Duration::ZERO));
+        assert_eq!(at_once, 8);
         assert!(shards.len() > 2);
         assert!(shards.iter().all(|shard| shard.arguments <= ARGUMENTS));
         let all: Vec<String> = shards.iter().flat_map(names).collect();
@@ -125,7 +205,6 @@ mod tests {
             .map(|entry| entry.path().display().to_string())
             .collect();
         assert_eq!(all, expected);
-        assert_eq!(divide(files().take(20), 48).len(), 3);
     }
 
     #[test]
@@ -137,7 +216,7 @@ mod tests {
             fs::hard_link(&file, top.path().join(format!("z{number}"))).unwrap();
         }
         let tree = Tree::local(top.path(), &|_| Wanted::Yes).unwrap();
-        let shards = divide(tree.entries(), 8);
+        let (shards, _) = divide(tree.entries(), crowd(Duration::from_millis(3)));
         assert!(shards.len() > 4 && shards.iter().all(|shard| shard.special));
         for shard in &shards {
             let names = names(shard);

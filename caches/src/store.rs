@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Root;
+use crate::shard::usual;
 use crate::unit::Unit;
 
 /// The version of the layout.
@@ -220,6 +221,13 @@ impl Store {
             .open(&path)
             .with_context(|| format!("CACHE_STORE: cannot write to {}", self.path.display()))?;
         Ok(Draft { file, path })
+    }
+
+    /// How long a file that is written has to be waited for.
+    pub(crate) fn wait_of_writing(&self) -> anyhow::Result<Duration> {
+        let mut failed = None;
+        let wait = usual(|_| failed = failed.take().or(self.draft().err()));
+        failed.map_or(Ok(wait), Err)
     }
 
     /// Notes that a unit is in use.

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::Scope;
 
 use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, openat, statat};
@@ -264,15 +265,13 @@ impl Tree {
                 tree,
                 waiting: vec![top_index],
                 busy: 0,
+                threads: 1,
                 failed: None,
             }),
             change: Condvar::new(),
+            most: threads,
         };
-        std::thread::scope(|scope| {
-            for _ in 0..threads.max(1) {
-                scope.spawn(|| scan.work());
-            }
-        });
+        std::thread::scope(|scope| scan.work(scope));
         let state = scan
             .state
             .into_inner()
@@ -287,17 +286,20 @@ struct Scan<'a> {
     wanted: &'a (dyn Fn(&Entry<'_>) -> Wanted + Sync),
     state: Mutex<State>,
     change: Condvar,
+    /// Threads.
+    most: usize,
 }
 
 struct State {
     tree: Tree,
     waiting: Vec<u32>,
     busy: usize,
+    threads: usize,
     failed: Option<anyhow::Error>,
 }
 
 impl Scan<'_> {
-    fn work(&self) {
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let Some(directory) = state.waiting.pop().filter(|_| state.failed.is_none()) else {
@@ -336,6 +338,12 @@ impl Scan<'_> {
                 // This thread takes one of them itself.
                 for _ in before + 1..state.waiting.len() {
                     self.change.notify_one();
+                }
+                // A small tree, or a fast store, is listed before many threads have begun.
+                let idle = state.threads - state.busy - 1;
+                if state.waiting.len() > 1 + idle && state.threads < self.most {
+                    state.threads += 1;
+                    scope.spawn(|| self.work(scope));
                 }
             }
         }

@@ -5,11 +5,14 @@
 //! same (see [`crate::memory`]), and only the rest is handed to rsync, in many parts.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 
 use crate::filter::Filter;
@@ -19,14 +22,14 @@ use crate::moved::moved;
 use crate::pack::times;
 use crate::restore::{Restored, Work};
 use crate::rsync::{Outcome, Sharded};
-use crate::shard::divide;
+use crate::shard::{Crowd, LOOKS, divide, usual};
 use crate::store::{Store, is_ours};
 use crate::tree::{Entry, Kind, Tree, Wanted};
 use crate::unit::{MARKER, Unit, looks_like_arch};
 use crate::{Caches, Event, REQUESTS, Root};
 
-/// Each rsync waits for the store most of the time.
-const SHARDS: usize = 48;
+/// Rsyncs side by side.
+const RSYNCS: usize = 48;
 
 /// Units that lie in the store as ordinary directories.
 #[derive(Debug, Default)]
@@ -348,11 +351,17 @@ fn copy(
     let failed = if count == 0 {
         None
     } else {
+        let crowd = Crowd {
+            wait: wait_of_reading(from, &missing),
+            processors: crate::processors(),
+            most: RSYNCS,
+        };
+        let (shards, at_once) = divide(files, crowd);
         let copy = Sharded {
             from,
             to,
-            shards: divide(files, SHARDS),
-            at_once: SHARDS,
+            shards,
+            at_once,
         };
         first_failure(copy.run(work.children, work.stop, work.progress)?)
     };
@@ -368,6 +377,22 @@ fn copy(
         utimensat(CWD, &path, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).ok();
     }
     Ok(failed)
+}
+
+/// How long a file in the store has to be waited for: some from everywhere are looked into.
+fn wait_of_reading(from: &Path, entries: &[Entry<'_>]) -> Duration {
+    let is_file = |entry: &&Entry<'_>| entry.meta().kind == Kind::File;
+    usual(|turn| {
+        let part = entries.len() * turn / LOOKS;
+        if let Some(entry) = entries[part..].iter().find(is_file) {
+            // What cannot be read rsync will say.
+            let opened = File::options()
+                .read(true)
+                .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+                .open(from.join(entry.path()));
+            opened.and_then(|mut file| file.read(&mut [0])).ok();
+        }
+    })
 }
 
 /// Of many outcomes the one that says most.
