@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zstd::bulk::Decompressor;
 
@@ -56,11 +55,9 @@ pub struct Verified {
 /// The complete units in the store, in order.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When the store is not there, or cannot be read.
 pub fn list(caches: &Caches) -> anyhow::Result<Vec<Found>> {
-    let Some(store) = Store::open(&caches.store)? else {
-        return Ok(Vec::new());
-    };
+    let store = Store::existing(&caches.store)?;
     let packs = store.packs()?;
     let mut found = many(&packs, |listed, _| {
         let path = store.pack(&listed.unit);
@@ -103,15 +100,14 @@ pub fn list(caches: &Caches) -> anyhow::Result<Vec<Found>> {
 /// `only_look`.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When the store is not there, or cannot be read.
 pub fn verify(
     caches: &Caches,
     only_look: bool,
     stop: &Stop,
     progress: &Progress,
 ) -> anyhow::Result<Verified> {
-    let store = Store::open(&caches.store)?
-        .with_context(|| format!("CACHE_STORE: {} is not there", caches.store.display()))?;
+    let store = Store::existing(&caches.store)?;
     let packs = store.packs()?;
     progress.expect(packs.len() as u64, packs.iter().map(|pack| pack.size).sum());
     let counter = progress.counter();

@@ -7,7 +7,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::is_leftover;
@@ -37,6 +36,8 @@ pub struct Rules {
 pub struct Pruned {
     /// Units that no restore finds any more.
     pub units: Vec<String>,
+    /// Why each of them went, for people.
+    pub why: Vec<String>,
     /// The size of their packs.
     pub bytes: u64,
     /// Things that were left behind, or thrown away long enough ago, and are removed now.
@@ -48,19 +49,19 @@ pub struct Pruned {
 /// Removes what the rules name and what nobody needs.
 ///
 /// # Errors
-/// When the store cannot be read or written.
+/// When the store is not there, or cannot be read or written.
 pub fn prune(caches: &Caches, rules: &Rules) -> anyhow::Result<Pruned> {
-    let store = Store::open(&caches.store)?
-        .with_context(|| format!("CACHE_STORE: {} is not there", caches.store.display()))?;
+    let store = Store::existing(&caches.store)?;
     let mut pruned = Pruned::default();
     let now = if rules.dry_run {
         SystemTime::now()
     } else {
-        Store::open_to_publish(&caches.store)?.now()?
+        Store::open_to_publish(&caches.store, "")?.now()?
     };
-    for pack in chosen(&store, rules, now)? {
+    for (pack, why) in chosen(&store, rules, now)? {
         pruned.bytes += pack.size;
         pruned.units.push(pack.unit.to_string());
+        pruned.why.push(why);
         if !rules.dry_run
             && let Err(error) = store.discard(&store.pack(&pack.unit))
         {
@@ -90,34 +91,43 @@ pub fn prune(caches: &Caches, rules: &Rules) -> anyhow::Result<Pruned> {
     Ok(pruned)
 }
 
-/// The packs that the rules name.
-fn chosen(store: &Store, rules: &Rules, now: SystemTime) -> anyhow::Result<Vec<Listed>> {
+/// The packs that the rules name, and why.
+fn chosen(store: &Store, rules: &Rules, now: SystemTime) -> anyhow::Result<Vec<(Listed, String)>> {
     let mut packs = store.packs()?;
     packs.sort_by_key(|pack| std::cmp::Reverse(pack.used));
     let mut kept = 0;
-    packs.retain(|pack| {
-        let unused = rules
-            .unused
-            .is_some_and(|limit| age(now, pack.used) > limit);
-        let goes = unused || is_older(store, pack, rules, now);
-        if goes {
-            return true;
-        }
-        kept += pack.size;
-        rules.max_bytes.is_some_and(|most| kept > most)
-    });
-    Ok(packs)
+    let mut chosen = Vec::new();
+    for pack in packs {
+        let unused = age(now, pack.used);
+        let why = if rules.unused.is_some_and(|limit| unused > limit) {
+            Some(format!("not restored for {} days", days(unused)))
+        } else if let Some(age) = age_beyond(rules.older, (store, &pack), now) {
+            Some(format!("published {} days ago", days(age)))
+        } else {
+            kept += pack.size;
+            let too_much = rules.max_bytes.is_some_and(|most| kept > most);
+            too_much.then(|| "the least recently used of too much".to_owned())
+        };
+        chosen.extend(why.map(|why| (pack, why)));
+    }
+    Ok(chosen)
 }
 
-fn is_older(store: &Store, pack: &Listed, rules: &Rules, now: SystemTime) -> bool {
-    let Some(limit) = rules.older else {
-        return false;
-    };
+/// How long ago a unit was published, if that is too long.
+fn age_beyond(
+    limit: Option<Duration>,
+    (store, pack): (&Store, &Listed),
+    now: SystemTime,
+) -> Option<Duration> {
+    let limit = limit?;
     // One that cannot be read has no age; verify deals with it.
-    Pack::open(&store.pack(&pack.unit), &pack.unit).is_ok_and(|opened| {
-        let published = SystemTime::UNIX_EPOCH + Duration::from_secs(opened.manifest.published);
-        age(now, published) > limit
-    })
+    let opened = Pack::open(&store.pack(&pack.unit), &pack.unit).ok()?;
+    let published = SystemTime::UNIX_EPOCH + Duration::from_secs(opened.manifest.published);
+    Some(age(now, published)).filter(|age| *age > limit)
+}
+
+fn days(time: Duration) -> u64 {
+    time.as_secs() / (24 * 3600)
 }
 
 fn left_in(directory: &Path) -> Vec<(PathBuf, SystemTime)> {

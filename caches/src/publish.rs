@@ -48,6 +48,10 @@ pub struct Condition {
     pub dry_run: bool,
     /// Who publishes, for people.
     pub by: String,
+    /// Begins the names of what is being written. What another publication with the same beginning
+    /// left is removed; none removes nothing.
+    #[serde(default)]
+    pub drafts: String,
 }
 
 /// What was published.
@@ -167,7 +171,7 @@ impl Work<'_> {
                 }
             }
         } else {
-            Store::open_to_publish(&self.caches.store)?
+            Store::open_to_publish(&self.caches.store, &self.condition.drafts)?
         };
         self.publish_units(&store, new, published)?;
         for changed in changed {

@@ -115,12 +115,7 @@ impl Work<'_> {
         let tools = self.caches.tools();
         let local: HashSet<Unit> = scan(tools)?.into_iter().collect();
         (self.tell)(Event::Known(local.iter().cloned().collect()));
-        let Some(store) = Store::open(&self.caches.store)? else {
-            anyhow::bail!(
-                "CACHE_STORE: {} is not there; the first publication makes it",
-                self.caches.store.display()
-            );
-        };
+        let store = Store::existing(&self.caches.store)?;
         let mut packs = store.packs()?;
         let mut plain = trees::plain_units(&store, self.caches, &|unit| {
             local.contains(unit) || packs.iter().any(|pack| pack.unit == *unit)

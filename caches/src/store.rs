@@ -48,6 +48,8 @@ pub(crate) struct Store {
     pub(crate) path: PathBuf,
     /// The names at its top.
     names: Vec<String>,
+    /// Begins the names of drafts.
+    drafts: String,
 }
 
 /// A pack in the store.
@@ -95,15 +97,28 @@ impl Store {
         Ok(Some(Self {
             path: path.to_owned(),
             names,
+            drafts: String::new(),
         }))
     }
 
-    /// Opens a store to publish, and makes what is missing.
-    pub(crate) fn open_to_publish(path: &Path) -> anyhow::Result<Self> {
+    /// Looks at a store that has to be there.
+    pub(crate) fn existing(path: &Path) -> anyhow::Result<Self> {
+        Self::open(path)?.with_context(|| {
+            format!(
+                "CACHE_STORE: {} is not there; mount it, or let the first publication make it",
+                path.display()
+            )
+        })
+    }
+
+    /// Opens a store to publish, and makes what is missing. What has a name that begins with
+    /// `drafts`, as ours will, somebody wrote who was killed.
+    pub(crate) fn open_to_publish(path: &Path, drafts: &str) -> anyhow::Result<Self> {
         if Self::open(path)?.is_none() {
             make_directory(path)?;
         }
-        let store = Self::open(path)?.with_context(|| format!("{} is gone", path.display()))?;
+        let mut store = Self::open(path)?.with_context(|| format!("{} is gone", path.display()))?;
+        drafts.clone_into(&mut store.drafts);
         for name in [UNITS, TMP] {
             if !store.names.iter().any(|known| known == name) {
                 make_directory(&path.join(name))?;
@@ -124,15 +139,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Removes what publishers that were killed long ago began.
+    /// Removes what publishers that were killed began: ours, and others long ago.
     fn tidy(&self) {
         let entries = fs::read_dir(self.path.join(TMP))
             .into_iter()
             .flatten()
             .flatten();
         for entry in entries {
+            let name = entry.file_name();
+            let ours = !self.drafts.is_empty() && name.to_string_lossy().starts_with(&self.drafts);
             let made = entry.metadata().and_then(|meta| meta.modified());
-            if made.is_ok_and(|made| crate::age(SystemTime::now(), made) > STALE) {
+            if ours || made.is_ok_and(|made| crate::age(SystemTime::now(), made) > STALE) {
                 // Another publisher may be at it too.
                 fs::remove_file(entry.path()).ok();
             }
@@ -210,10 +227,10 @@ impl Store {
 
     /// A new file that nobody sees yet.
     pub(crate) fn draft(&self) -> anyhow::Result<Draft> {
-        let path = self
-            .path
-            .join(TMP)
-            .join(format!("{:032x}", rand::random::<u128>()));
+        let path =
+            self.path
+                .join(TMP)
+                .join(format!("{}{:032x}", self.drafts, rand::random::<u128>()));
         let file = File::options()
             .write(true)
             .create_new(true)

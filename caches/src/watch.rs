@@ -13,6 +13,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
 
+use crate::problems::Problems;
 use crate::publish::{Condition, Published, publish_unit};
 use crate::stop::Stop;
 use crate::store::{Placed, Store};
@@ -34,7 +35,10 @@ pub fn watch(
 ) -> Published {
     let mut published = Published::default();
     if let Err(error) = follow(caches, condition, (stop, tell), &mut published) {
-        published.problems.push(format!("{error:#}"));
+        let mut problems = Problems::of_writing_to(caches.store.clone());
+        problems.end(&error);
+        published.denied = problems.is_denied();
+        published.problems.extend(problems.told().1);
     }
     published
 }
@@ -58,7 +62,7 @@ fn follow(
         for unit in new_units(root, &mut seen)? {
             let opened = match &store {
                 Some(store) => store,
-                None => store.insert(Store::open_to_publish(&caches.store)?),
+                None => store.insert(open(&caches.store, &condition.drafts)?),
             };
             match publish_unit((root, &unit), (opened, condition), (stop, 1)) {
                 Ok((Placed::Published, built)) => {
@@ -75,6 +79,13 @@ fn follow(
         wait(&notices)?;
     }
     Ok(())
+}
+
+/// Opens a store if it can be written: what is known of a unit that cannot be published is less.
+fn open(path: &Path, drafts: &str) -> anyhow::Result<Store> {
+    let store = Store::open_to_publish(path, drafts)?;
+    store.draft()?;
+    Ok(store)
 }
 
 fn new_units(root: &Path, seen: &mut BTreeSet<Unit>) -> anyhow::Result<Vec<Unit>> {

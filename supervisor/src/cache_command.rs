@@ -277,13 +277,14 @@ async fn work(
             let dry_run = dry_run || arguments.get_flag("dry-run");
             publish(caches, (children, dry_run), deadline).await?
         }
-        "verify" => verify(caches, (children, arguments.get_flag("keep")), deadline).await?,
-        "prune" => prune(caches, (children, arguments), deadline).await?,
-        _ => {
-            let listed = caches.list(children, deadline).await?;
-            let lines = table(&listed, std::time::SystemTime::now());
-            Told::new(&listed, lines, Vec::new())?
-        }
+        _ => match keep_house((name, arguments), caches, (children, deadline)).await {
+            Ok(told) => told,
+            // The store is what cannot be had.
+            Err(error) => {
+                tracing::error!("{error:#}");
+                return Ok(exit_code::UNAVAILABLE);
+            }
+        },
     };
     say(arguments.get_flag("json"), &told.value, &told.lines)?;
     for problem in &told.problems {
@@ -294,6 +295,22 @@ async fn work(
     } else {
         exit_code::UNAVAILABLE
     })
+}
+
+async fn keep_house(
+    (name, arguments): (&str, &ArgMatches),
+    caches: &Caches,
+    (children, deadline): (&Children, Deadline),
+) -> anyhow::Result<Told> {
+    match name {
+        "verify" => verify(caches, (children, arguments.get_flag("keep")), deadline).await,
+        "prune" => prune(caches, (children, arguments), deadline).await,
+        _ => {
+            let listed = caches.list(children, deadline).await?;
+            let lines = table(&listed, std::time::SystemTime::now());
+            Told::new(&listed, lines, Vec::new())
+        }
+    }
 }
 
 async fn restore(caches: &Caches, children: &Children, deadline: Deadline) -> anyhow::Result<Told> {
@@ -337,10 +354,15 @@ async fn verify(
 ) -> anyhow::Result<Told> {
     let verified = caches.verify(children, keep, deadline).await?;
     let line = format!("{} units are as they were published", verified.units.len());
+    let now = if keep {
+        "and stays where it is"
+    } else {
+        "and lies in the store's quarantine now"
+    };
     let damaged = verified
         .damaged
         .iter()
-        .map(|unit| format!("{unit} is damaged"));
+        .map(|unit| format!("{unit} is damaged, {now}"));
     let problems = damaged.chain(verified.problems.iter().cloned()).collect();
     Told::new(&verified, vec![line], problems)
 }
@@ -359,14 +381,20 @@ async fn prune(
         grace: Duration::from_secs(number("grace").unwrap_or_default()),
         dry_run: arguments.get_flag("dry-run"),
     };
-    let pruned = caches.prune(children, rules, deadline).await?;
+    let pruned = caches.prune(children, rules.clone(), deadline).await?;
+    let verb = if rules.dry_run {
+        "would prune"
+    } else {
+        "pruned"
+    };
     let mut lines: Vec<String> = pruned
         .units
         .iter()
-        .map(|unit| format!("pruned {unit}"))
+        .zip(&pruned.why)
+        .map(|(unit, why)| format!("{verb} {unit}: {why}"))
         .collect();
     lines.push(format!(
-        "pruned {} units, {} bytes; {} leftovers removed",
+        "{verb} {} units, {} bytes, and {} leftovers",
         pruned.units.len(),
         pruned.bytes,
         pruned.leftovers

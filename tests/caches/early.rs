@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use caches::{Condition, Event, Stop, scan, watch};
 
-use crate::world::{World, unit};
+use crate::world::{World, empty, publish, unit};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -68,4 +68,23 @@ fn a_tool_without_marker_is_not_published_early() {
         wait_until(|| world.pack("whole/1/x64").exists());
     });
     assert!(!world.pack("half/1/x64").exists());
+}
+
+#[test]
+fn what_a_killed_publisher_of_the_same_job_was_writing_is_removed() {
+    let world = World::new();
+    unit(&world.caches("one").roots[0].path, "one/1/x64", "one");
+    world.publish("one");
+    let draft = |name: &str| world.store().join("tmp").join(name);
+    for name in ["ours-1", "others-1"] {
+        fs::write(draft(name), "half").unwrap();
+    }
+    let condition = Condition {
+        drafts: "ours-".to_owned(),
+        ..Condition::default()
+    };
+    unit(&world.caches("one").roots[0].path, "two/1/x64", "two");
+    let published = publish(&world.caches("one"), &condition, &empty());
+    assert_eq!(published.units, ["two/1/x64"]);
+    assert!(!draft("ours-1").exists() && draft("others-1").exists());
 }

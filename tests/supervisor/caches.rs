@@ -1,8 +1,9 @@
 //! Stores that are empty, strange, broken or slow: the job runs all the same.
 
 use std::fs;
+use std::path::Path;
 
-use crate::harness::{KEPT, Trial, make_unit, runner_user};
+use crate::harness::{KEPT, Trial, make_unit};
 
 const ADD: &str = "mkdir -p $RUNNER_TOOL_CACHE/added/2.0.0/x64
 echo added >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool
@@ -196,6 +197,46 @@ fn the_cache_commands_work_without_github() {
 }
 
 #[test]
+fn a_store_that_is_not_there_is_told_by_every_command_with_the_remedy() {
+    let trial = Trial::new();
+    let store = trial.path("nowhere").display().to_string();
+    for command in ["restore", "ls", "verify", "prune"] {
+        let ended = trial.start(&["cache", command, "--store", &store]).end();
+        assert_eq!(ended.code, 69, "{command}: {}", ended.log_text());
+        let told = format!("CACHE_STORE: {store} is not there; mount it, or ");
+        assert_eq!(ended.log_text().matches(&told).count(), 1, "{command}");
+        assert!(!Path::new(&store).exists(), "{command}");
+    }
+}
+
+#[test]
+fn prune_says_what_goes_and_why_before_it_goes() {
+    let trial = Trial::new();
+    make_unit(&trial.path("local"), "made/3.0.0/arm64", "made");
+    let path = |name: &str| trial.path(name).display().to_string();
+    let run = |words: &[&str]| {
+        let words: Vec<&str> = ["cache"].iter().chain(words).copied().collect();
+        let ended = trial.start(&words).end();
+        assert_eq!(ended.code, 0, "{words:?}: {}", ended.log_text());
+        ended.stdout
+    };
+    let (store, local) = (path("store"), path("local"));
+    run(&["publish", "--store", &store, "--root", &local]);
+    let pack = trial.path("store/units/made@3.0.0@arm64.tar.zst");
+    let used = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 24 * 3600);
+    let file = fs::File::options().write(true).open(&pack).unwrap();
+    file.set_modified(used).unwrap();
+    let size = pack.metadata().unwrap().len();
+    let prune = ["prune", "--store", &store, "--unused", "30", "--dry-run"];
+    let line = "made/3.0.0/arm64: not restored for 40 days";
+    let told = format!("would prune {line}\nwould prune 1 units, {size} bytes, and 0 leftovers\n");
+    assert_eq!(run(&prune), told);
+    assert!(pack.exists());
+    assert_eq!(run(&prune[..5]), told.replace("would prune", "pruned"));
+    assert!(!pack.exists());
+}
+
+#[test]
 fn by_hand_too_the_store_is_not_asked_when_nothing_is_new_since_the_restore() {
     let trial = Trial::new();
     let store = trial.path("store");
@@ -259,29 +300,27 @@ fn by_hand_nothing_is_published_where_the_operator_forbids_it() {
 
 #[test]
 fn a_tool_is_published_before_the_job_changes_it() {
-    let trial = Trial::new();
-    let store = trial.path("store");
-    if nix::unistd::geteuid().is_root() {
-        let user = nix::unistd::User::from_name(&runner_user())
-            .unwrap()
-            .unwrap();
-        nix::unistd::chown(&store, Some(user.uid), Some(user.gid)).unwrap();
-    }
-    let pack = store.join("units/added@2.0.0@x64.tar.zst");
-    // The job goes on when the tool is there.
-    trial.queue_step(&format!(
-        "{ADD}
+    // Run by root, both belong to root at first, and the runner's user publishes.
+    for name in ["store", "store-new"] {
+        let mut trial = Trial::new();
+        let store = trial.path(name);
+        trial.set("CACHE_STORE", store.display());
+        let pack = store.join("units/added@2.0.0@x64.tar.zst");
+        // The job goes on when the tool is there.
+        trial.queue_step(&format!(
+            "{ADD}
 while [ ! -e {} ]; do sleep 0.01; done
 echo changed >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool",
-        pack.display()
-    ));
-    let ended = trial.run();
-    assert_eq!(ended.detail("job"), "build: Succeeded");
-    fs::remove_dir_all(trial.path("tools")).unwrap();
-    let restored = trial.start(&["cache", "restore"]).end();
-    assert_eq!(restored.code, 0, "{}", restored.log_text());
-    let tool = trial.path("tools/added/2.0.0/x64/tool");
-    assert_eq!(fs::read_to_string(tool).unwrap(), "added\n");
+            pack.display()
+        ));
+        let ended = trial.run();
+        assert_eq!(ended.detail("job"), "build: Succeeded", "{name}");
+        fs::remove_dir_all(trial.path("tools")).unwrap();
+        let restored = trial.start(&["cache", "restore"]).end();
+        assert_eq!(restored.code, 0, "{}", restored.log_text());
+        let tool = trial.path("tools/added/2.0.0/x64/tool");
+        assert_eq!(fs::read_to_string(tool).unwrap(), "added\n", "{name}");
+    }
 }
 
 #[test]

@@ -6,13 +6,15 @@ use init::Deadline;
 
 use super::parent::Told;
 use super::worker::Act;
-use super::{Caches, Condition};
+use super::{Caches, Condition, Published, read};
 use crate::config::{CacheMode, CachePublish};
 use crate::job_report::{Trust, trust};
 use crate::lifecycle::Task;
 
 /// Longer than any job.
 const FOREVER: Duration = Duration::from_secs(35 * 24 * 3600);
+/// A storage that does not answer until then is not waited for.
+const HAND_OVER: Duration = Duration::from_secs(30);
 
 impl Task<'_> {
     /// Publishes what the job installs, while it runs, if it may. Goes on until it is dropped.
@@ -38,21 +40,38 @@ impl Task<'_> {
 
 impl Caches {
     async fn watch(&self, children: &init::Children, condition: Condition) {
+        let mut watched = self.watch_once(children, condition.clone()).await;
+        if watched.as_ref().is_ok_and(|watched| watched.denied) {
+            // A new store belongs to root: only root can change that, once.
+            match self.hand_over(children, Deadline::within(HAND_OVER)).await {
+                Ok(true) => watched = self.watch_once(children, condition).await,
+                Ok(false) => {}
+                Err(error) => tracing::debug!("the store cannot be handed over: {error:#}"),
+            }
+        }
+        let problems = watched.map_or_else(
+            |error| format!("{error:#}"),
+            |watched| watched.problems.join("; "),
+        );
+        tracing::warn!("tools are published at the end: {problems}");
+    }
+
+    /// Watches until it cannot go on; what it came to.
+    async fn watch_once(
+        &self,
+        children: &init::Children,
+        condition: Condition,
+    ) -> anyhow::Result<Published> {
         let forever = Deadline::within(FOREVER);
-        let mut running = match self.start(children, Act::Watch(condition), None, forever) {
-            Ok(running) => running,
-            Err(error) => return tracing::warn!("tools are published at the end: {error:#}"),
-        };
+        let condition = self.writing(condition);
+        let mut running = self.start(children, Act::Watch(condition), None, forever)?;
         loop {
             match running.next(forever).await {
                 Told::Event(::caches::Event::Published(unit)) => {
                     tracing::info!(%unit, "published while the job goes on");
                 }
                 Told::Event(_) | Told::Progress(_) => {}
-                Told::End(Ok(_)) => return,
-                Told::End(Err(error)) => {
-                    return tracing::warn!("tools are published at the end: {error:#}");
-                }
+                Told::End(end) => return read(&end?),
             }
         }
     }

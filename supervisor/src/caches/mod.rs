@@ -42,6 +42,9 @@ pub(crate) struct Caches {
     read_only: bool,
     /// As whom the work is done; `None` is us.
     user: Option<User>,
+    /// Begins the names of our drafts in the store. With the job, who publishes early is killed; the
+    /// publication at the end removes what that one leaves.
+    drafts: String,
     before: RefCell<Before>,
 }
 
@@ -62,7 +65,15 @@ impl Caches {
             first: settings.first.clone(),
             read_only: settings.mode == config::CacheMode::ReadOnly,
             user,
+            drafts: format!("{:016x}-", rand::random::<u64>()),
             before: RefCell::default(),
+        }
+    }
+
+    fn writing(&self, condition: Condition) -> Condition {
+        Condition {
+            drafts: self.drafts.clone(),
+            ..condition
         }
     }
 
@@ -194,7 +205,7 @@ impl Caches {
         (condition, memory): (&Condition, Option<&File>),
         deadline: Deadline,
     ) -> Published {
-        let act = Act::Publish(condition.clone());
+        let act = Act::Publish(self.writing(condition.clone()));
         let mut published = Published::default();
         let mut running = match self.start(children, act, memory, deadline) {
             Ok(running) => running,
