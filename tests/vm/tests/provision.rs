@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -200,6 +201,71 @@ fn the_metrics_have_space_and_inodes_of_the_volume_memory_and_pressure() {
     );
 }
 
+/// What Fluent Bit's documentation has for the plugins that we use; an unknown key keeps it from
+/// starting. Every input has `tag` and `storage.type` besides.
+const LOG_SETTINGS: [(&str, &str); 5] = [
+    (
+        "service",
+        "flush log_level parsers_file storage.path storage.sync storage.backlog.mem_limit",
+    ),
+    (
+        "systemd",
+        "db read_from_tail strip_underscores lowercase systemd_filter tag storage.type",
+    ),
+    ("tail", "path db tag storage.type"),
+    (
+        "syslog",
+        "mode path unix_perm parser buffer_chunk_size tag storage.type",
+    ),
+    (
+        "cloudwatch_logs",
+        "match region log_group_name log_stream_prefix auto_create_group retry_limit storage.total_limit_size",
+    ),
+];
+
+#[test]
+fn logs_of_the_host_and_of_containers_go_to_cloudwatch() {
+    let root = provisioned();
+    let config = text(&root, "etc/fluent-bit/fluent-bit.conf");
+    let mut found = Vec::new();
+    let mut known = "";
+    for line in config.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let plugin = match words[..] {
+            [] | ["[INPUT]" | "[OUTPUT]"] => continue,
+            ["[SERVICE]"] => "service",
+            ["name", plugin] => plugin,
+            [key, value] => {
+                assert!(known.split(' ').any(|name| name == key), "{line}");
+                // The units of others are the host's Docker and the agent.
+                if let Some(unit) = value.strip_prefix("_SYSTEMD_UNIT=") {
+                    let ours = root.path().join("etc/systemd/system").join(unit);
+                    let others = ["docker.service", "ecs.service"].contains(&unit);
+                    assert!(others || ours.exists(), "{unit}");
+                }
+                continue;
+            }
+            _ => panic!("neither a section nor a setting: {line}"),
+        };
+        let settings = LOG_SETTINGS.iter().find(|(name, _)| *name == plugin);
+        known = settings.expect(plugin).1;
+        found.push(plugin);
+    }
+    assert_eq!(found, LOG_SETTINGS.map(|(name, _)| name));
+    // What host-identity writes for it.
+    let identity = text(&root, "usr/local/libexec/host-identity");
+    for (variable, _) in config
+        .split("${")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+    {
+        assert!(
+            identity.contains(&format!("echo \"{variable}=")),
+            "{variable}"
+        );
+    }
+}
+
 /// The agent's settings that this repository uses, as its README lists them.
 const ECS_SETTINGS: [&str; 14] = [
     "ECS_AVAILABLE_LOGGING_DRIVERS",
@@ -354,8 +420,13 @@ fn answer(stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 fn identity(imds: &str) -> (Output, TempDir) {
+    identity_with(imds, &[])
+}
+
+fn identity_with(imds: &str, settings: &[(&str, &str)]) -> (Output, TempDir) {
     let run = tempfile::tempdir().unwrap();
     let done = Command::new(checkout("systemd/libexec/host-identity"))
+        .envs(settings.iter().copied())
         .env("HOST_IDENTITY_IMDS", imds)
         .env("HOST_IDENTITY_RUN", run.path())
         .env("LOG_GROUP", "/builds")
@@ -378,6 +449,45 @@ fn a_host_learns_its_id_and_region_from_the_metadata_service_with_a_token() {
         ("LOG_GROUP", "/builds"),
     ];
     assert_eq!(variables(&identity), expected.into());
+}
+
+#[test]
+fn the_licence_for_new_relic_is_read_by_the_instance_and_for_nobody_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || metadata_service(&listener));
+    let programs = tempfile::tempdir().unwrap();
+    let aws = programs.path().join("aws");
+    std::fs::write(&aws, "#!/bin/sh\necho \"$*\" >&2\necho licence\n").unwrap();
+    std::fs::set_permissions(&aws, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        programs.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let settings = [
+        ("NEW_RELIC_LICENSE_PARAMETER", "/licence"),
+        ("PATH", path.as_str()),
+    ];
+    let (done, run) = identity_with(&url, &settings);
+    assert!(done.status.success(), "{done:?}");
+    let asked = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        asked.contains("--region eu-west-1 --name /licence --with-decryption"),
+        "{asked}"
+    );
+    assert_eq!(text(&run, "newrelic.env"), "NRIA_LICENSE_KEY=licence\n");
+    let file = run.path().join("newrelic.env");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // Without it the agent's unit is not started.
+    let root = provisioned();
+    let unit = text(
+        &root,
+        "etc/systemd/system/newrelic-infra.service.d/50-host.conf",
+    );
+    assert!(unit.contains("ConditionPathExists=/run/ecs-runner-host/newrelic.env\n"));
+    let (done, run) = identity(&url);
+    assert!(done.status.success() && !run.path().join("newrelic.env").exists());
 }
 
 #[test]
