@@ -103,6 +103,15 @@ impl Stores {
         self.path(&format!("store-{}", way.place()))
     }
 
+    /// Where a runner has it.
+    fn place(&self, way: Way, runner: usize) -> PathBuf {
+        if self.latency > 0 {
+            self.path(&format!("mounted-{runner}"))
+        } else {
+            self.store(way)
+        }
+    }
+
     /// So many runners at once, each with a local directory and a mount of its own.
     pub(crate) fn measure(&self, work: Work, way: Way, runners: usize) -> Result<Cost> {
         self.count.set(self.count.get() + 1);
@@ -113,13 +122,11 @@ impl Stores {
         let mut mounts = Vec::new();
         let mut jobs = Vec::new();
         for (runner, (local, before)) in prepared.iter_mut().enumerate() {
-            let mut store = self.store(way);
+            let at = self.place(way, runner);
             if self.latency > 0 {
-                let at = self.path(&format!("mounted-{runner}"));
-                mounts.push(SlowStore::mount(&store, &at, self.latency)?);
-                store = at;
+                mounts.push(SlowStore::mount(&self.store(way), &at, self.latency)?);
             }
-            jobs.push(self.job(work, way, (&store, local), before.take())?);
+            jobs.push(self.job(work, way, (&at, local), before.take())?);
         }
         let milliseconds = at_once(jobs)?;
         let slow = !mounts.is_empty();
@@ -152,8 +159,7 @@ impl Stores {
         }
         let mut before = None;
         if work != Work::RestoreCold && ways::OURS.contains(&way) {
-            let caches = worker::caches(&self.store(way), &ways::roots(&local));
-            before = Some(worker::restore(worker::command()?, &caches)?);
+            before = Some(self.before(way, (runner, &local))?);
         } else if work != Work::RestoreCold && !there {
             // Not by a peer: some of them take minutes also on a fast store.
             let by = if way == Way::TarZstd { way } else { Way::CpA };
@@ -167,6 +173,22 @@ impl Stores {
             Work::RestoreCold | Work::RestoreAgain | Work::PublishNothing => {}
         }
         Ok((local, before))
+    }
+
+    /// What a restore remembers is of the store's path: it is done there, without the latency.
+    fn before(&self, way: Way, (runner, local): (usize, &Path)) -> Result<Before> {
+        let (store, at) = (self.store(way), self.place(way, runner));
+        let caches = worker::caches(&at, &ways::roots(local));
+        if at == store {
+            return worker::restore(worker::command()?, &caches);
+        }
+        fs::create_dir_all(&at)?;
+        let none: Option<&str> = None;
+        mount(Some(&store), &at, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("mount the store on {}", at.display()))?;
+        let before = worker::restore(worker::command()?, &caches);
+        umount2(&at, MntFlags::empty()).context("unmount the store")?;
+        before
     }
 
     fn new_tool(&self, runner: usize) -> String {
