@@ -241,7 +241,7 @@ fn measure(bench: &mut Bench<'_>, cell: Cell, all: &mut Vec<Measured>) -> Result
         let (name, what) = (format!("{name}_directory"), cell.what());
         let ours = (label(*way), times.of(*way));
         let comparison = Comparison::measured(name, what, Unit::Ms, ours);
-        let compared = bench.compare(peers(comparison, (cell, *way), &times))?;
+        let compared = bench.compare(peers(comparison, (cell, *way, full), &times))?;
         all.extend(compared.map(|compared| Measured {
             cell,
             ours: *way,
@@ -261,14 +261,27 @@ fn promised(comparison: Comparison<'_>, at_most: Option<f64>) -> Comparison<'_> 
 
 fn peers<'a>(
     mut comparison: Comparison<'a>,
-    (cell, ours): (Cell, Way),
+    (cell, ours, full): (Cell, Way, bool),
     measured: &Along<Way>,
 ) -> Comparison<'a> {
-    for (way, name, label) in PEERS {
-        comparison = comparison.peer_measured(name, label, measured.of(way));
-        comparison = promised(comparison, cell.promise(ours, way));
+    for peer in PEERS {
+        comparison = along(comparison, (cell, full), peer, measured);
+        comparison = promised(comparison, cell.promise(ours, peer.0));
     }
     comparison
+}
+
+/// A peer with what was measured in the rounds of another comparison.
+fn along<'a>(
+    comparison: Comparison<'a>,
+    (cell, full): (Cell, bool),
+    (way, name, label): (Way, &str, &str),
+    measured: &Along<Way>,
+) -> Comparison<'a> {
+    match cell.without(way, full) {
+        Some(reason) => comparison.not_run(name, label, reason),
+        None => comparison.peer_measured(name, label, measured.of(way)),
+    }
 }
 
 /// The requests to the store that the same rounds had; of ours, none when nothing is new.
@@ -286,8 +299,8 @@ fn count(bench: &mut Bench<'_>, cell: Cell, requests: &Along<Way>) -> Result<()>
         let what = format!("requests to the store, {}", cell.what());
         let ours = (label(*way), requests.of(*way));
         let mut comparison = Comparison::measured(&name, what, Unit::Count, ours);
-        for (way, name, label) in PEERS {
-            comparison = comparison.peer_measured(name, label, requests.of(way));
+        for peer in PEERS {
+            comparison = along(comparison, (cell, bench.full()), peer, requests);
         }
         let compared = bench.compare(comparison)?;
         let most = compared.and_then(|compared| compared.ours.summary());
