@@ -153,11 +153,18 @@ efs() {
     mount -t nfs4 -o nfsvers=4.1,hard,timeo=600,retrans=2,noresvport 127.0.0.1:/ /efs
 }
 
-# efs_is silent|there: the packets of the export are dropped, or no longer.
+# efs_is silent|stopped|there: its packets are dropped, as when its network is gone; its server has ended
+# and refuses connections; neither. Who uses the mount waits in the first two.
 efs_is() {
-    local change=--delete
-    if [[ $1 == silent ]]; then change=--insert; fi
-    iptables "$change" INPUT --in-interface lo --protocol tcp --dport 2049 --jump DROP
+    local drop=(INPUT --in-interface lo --protocol tcp --dport 2049 --jump DROP)
+    case $1 in
+        silent) iptables --insert "${drop[@]}" ;;
+        stopped) systemctl stop nfs-server ;;
+        there)
+            iptables --delete "${drop[@]}" 2>/dev/null || :
+            systemctl start nfs-server
+            ;;
+    esac
 }
 
 # two_tasks: `single`, whose sidecar has limits of its own, and `whole`, which has them as a task, as in
