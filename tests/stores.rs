@@ -19,5 +19,7 @@ mod harness;
 mod life;
 #[path = "stores/mount.rs"]
 mod mount;
+#[path = "stores/owners.rs"]
+mod owners;
 #[path = "stores/requests.rs"]
 mod requests;

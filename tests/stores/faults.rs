@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::{Ended, Trial};
-use crate::mount::{Mounted, trial};
+use crate::mount::{Mounted, command, trial};
 
 /// What the job does: says what it found, and adds a tool and a loose file.
 fn step(trial: &Trial) -> String {
@@ -92,6 +92,34 @@ fn a_store_that_fails_costs_a_line_in_each_direction_and_the_job_runs_without_it
         assert!(!trial.path("store/trees/npm/sub/new").exists(), "{fault}");
         trial.assert_nothing_is_left(fault);
     }
+}
+
+#[test]
+fn a_file_that_is_taken_away_while_it_is_open_is_missing_and_not_there_by_halves() {
+    let trial = trial();
+    // Nothing but what is restored is read.
+    fs::remove_file(trial.path("store/cache-store.json")).unwrap();
+    let mounted = Mounted::store(&trial, &["--fault", "read=ESTALE"]);
+    let restored = command(&trial, "restore", ("mounted", "local"));
+    assert_eq!(restored.code, 69, "{}", restored.log_text());
+    assert!(
+        restored.stdout.starts_with("restored 0 units, "),
+        "{}",
+        restored.stdout
+    );
+    for name in ["packed", "npm"] {
+        assert_eq!(
+            restored.log_text().matches(name).count(),
+            1,
+            "{name}: {}",
+            restored.log_text()
+        );
+    }
+    for name in ["local/tools/packed", "local/npm/old"] {
+        assert!(!trial.path(name).exists(), "{name}");
+    }
+    drop(mounted);
+    trial.assert_nothing_is_left("read=ESTALE");
 }
 
 #[test]
