@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub use inspect::{Found, Verified, list, verify};
+pub use memory::BELIEVED;
 pub use progress::{Amount, Progress};
 pub use prune::{Pruned, Rules, prune};
 pub use publish::{Condition, Published, publish};

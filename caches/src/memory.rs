@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Seek, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +18,8 @@ use crate::unit::Unit;
 
 /// Begins a memory that was written to its end.
 const MAGIC: u64 = 0x6361_6368_6573_0002;
-/// In seconds. Others may have pruned the store since.
-const BELIEVED: u64 = 24 * 3600;
+/// How long what a restore found out is believed: others may have pruned the store since.
+pub const BELIEVED: Duration = Duration::from_secs(24 * 3600);
 
 /// What the store has.
 #[derive(Debug)]
@@ -151,7 +152,7 @@ impl Memory {
             .iter()
             .map(|bytes| u64::from_le_bytes(*bytes))
             .collect();
-        (head.caches == *caches && age <= BELIEVED && head.marks == marks.len())
+        (head.caches == *caches && age <= BELIEVED.as_secs() && head.marks == marks.len())
             .then_some(Self { head, marks })
     }
 }
@@ -195,7 +196,7 @@ mod tests {
     fn a_memory_of_other_caches_or_an_old_or_a_broken_one_is_none() {
         let of = caches("/store");
         assert!(Memory::read(&written(|_| ()), &caches("/other")).is_none());
-        let old = written(|memory| memory.head.taken -= BELIEVED + 60);
+        let old = written(|memory| memory.head.taken -= BELIEVED.as_secs() + 60);
         assert!(Memory::read(&old, &of).is_none());
         let ahead = written(|memory| memory.head.taken += 3600);
         assert!(Memory::read(&ahead, &of).is_none());

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::{Duration, SystemTime};
 
-use caches::{Condition, Order};
+use caches::{Condition, Order, Rules, prune};
 
 use crate::world::{World, assert_same, describe, empty, publish, restore, unit};
 
@@ -255,4 +256,67 @@ fn a_report_counts_what_the_publication_does() {
     }
     let published = world.publish("one");
     assert_eq!((published.files, published.bytes), (3, 12));
+}
+
+#[test]
+fn each_rule_of_prune_takes_the_units_that_it_names() {
+    let day = Duration::from_secs(24 * 3600);
+    let rules = Rules {
+        unused: None,
+        older: None,
+        max_bytes: None,
+        grace: day,
+        dry_run: false,
+    };
+    let size_of_two = |world: &World| {
+        let size = |name| fs::metadata(world.pack(name)).unwrap().len();
+        size("kept/1/x64") + size("used/1/x64")
+    };
+    for (case, gone, why) in [
+        ("unused", vec!["old/1/x64"], "not restored for 9 days"),
+        (
+            "older",
+            vec!["kept/1/x64", "old/1/x64", "used/1/x64"],
+            "published 0 days ago",
+        ),
+        (
+            "max-size",
+            vec!["old/1/x64"],
+            "the least recently used of too much",
+        ),
+        ("none", vec![], ""),
+    ] {
+        let world = World::new();
+        for name in ["kept/1/x64", "old/1/x64", "used/1/x64"] {
+            unit(&world.caches("one").roots[0].path, name, name);
+        }
+        world.publish("one");
+        let old = fs::File::options()
+            .write(true)
+            .open(world.pack("old/1/x64"));
+        old.unwrap()
+            .set_modified(SystemTime::now() - 9 * day - day / 24)
+            .unwrap();
+        let rules = Rules {
+            unused: (case == "unused").then_some(8 * day),
+            older: (case == "older").then_some(Duration::ZERO),
+            max_bytes: (case == "max-size").then(|| size_of_two(&world)),
+            ..rules.clone()
+        };
+        let mut pruned = prune(&world.caches("one"), &rules).unwrap();
+        pruned.units.sort();
+        assert_eq!(pruned.units, gone, "{case}");
+        assert!(
+            pruned.why.iter().all(|one| one == why),
+            "{case}: {:?}",
+            pruned.why
+        );
+        for name in ["kept/1/x64", "old/1/x64", "used/1/x64"] {
+            assert_eq!(
+                world.pack(name).exists(),
+                !gone.contains(&name),
+                "{case}: {name}"
+            );
+        }
+    }
 }

@@ -223,7 +223,7 @@ fn prune_says_what_goes_and_why_before_it_goes() {
     let (store, local) = (path("store"), path("local"));
     run(&["publish", "--store", &store, "--root", &local]);
     let pack = trial.path("store/units/made@3.0.0@arm64.tar.zst");
-    let used = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 24 * 3600);
+    let used = std::time::SystemTime::now() - std::time::Duration::from_secs((40 * 24 + 1) * 3600);
     let file = fs::File::options().write(true).open(&pack).unwrap();
     file.set_modified(used).unwrap();
     let size = pack.metadata().unwrap().len();

@@ -9,14 +9,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Seek;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use ::caches::BELIEVED;
 use anyhow::{Context, ensure};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
-
-/// Nobody believes an older one.
-const USELESS: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory of such files, one for each combination of a store and its roots.
 #[derive(Debug)]
@@ -96,7 +94,7 @@ impl Kept {
         for entry in fs::read_dir(&self.0)?.flatten() {
             let written = entry.metadata().and_then(|meta| meta.modified());
             let age = written.map(|written| SystemTime::now().duration_since(written));
-            if age.is_ok_and(|age| age.is_ok_and(|age| age > USELESS)) {
+            if age.is_ok_and(|age| age.is_ok_and(|age| age > BELIEVED)) {
                 remove(&entry.path())?;
             }
         }
@@ -188,7 +186,7 @@ mod tests {
         let (_top, kept) = kept();
         let old = kept.0.join("old");
         let file = File::create(&old).unwrap();
-        file.set_modified(SystemTime::now() - 2 * USELESS).unwrap();
+        file.set_modified(SystemTime::now() - 2 * BELIEVED).unwrap();
         let memory = tempfile::tempfile().unwrap();
         kept.keep(&caches("/two"), &memory).unwrap();
         assert!(!old.exists() && kept.file(&caches("/one")).unwrap().exists());
