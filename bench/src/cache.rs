@@ -29,6 +29,8 @@ pub(crate) const SECTION: Section = Section {
 };
 
 const MIB: f64 = 1_048_576.0;
+/// What a file may cost where there are many, of what it costs where there are 10,000.
+const GROWTH: f64 = 1.2;
 /// Files of the tool that is published where it is the only work.
 const TOOL: u32 = 2000;
 /// What a peer may take altogether, everyday and with `FULL`: what waits for one request after the
@@ -49,7 +51,7 @@ const RESTORED: [Point; 8] = [
     (40, 1000),
 ];
 const RESTORED_FULL: [Point; 4] = [(10, 500), (10, 1000), (10, 3000), (160, 1000)];
-const OTHERWISE: [Point; 1] = [(10, 1000)];
+const OTHERWISE: [Point; 3] = [(1, 0), (10, 0), (10, 1000)];
 const OTHERWISE_FULL: [Point; 1] = [(40, 1000)];
 /// Runners that begin together, each with a mount of its own, and the size of their cache.
 const AT_ONCE: [usize; 3] = [1, 4, 16];
@@ -109,6 +111,7 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
     for cell in alone.chain(together) {
         measure(bench, cell, &mut all)?;
     }
+    growth(bench, &all)?;
     memory(bench)?;
     plots::add(bench, &all);
     Ok(())
@@ -165,7 +168,8 @@ impl Cell {
             return None;
         }
         match (self.work, latency, ours, peer) {
-            (_, 0, _, Way::RsyncA) if thousands >= 40 => Some(1.1),
+            // For a thousand files two processes, of which rsync has none, are a tenth of the time.
+            (_, 0, _, Way::RsyncA) if thousands >= 10 => Some(1.1),
             (Work::RestoreCold, 1000, Way::Sealed, Way::RsyncA) if thousands >= 40 => Some(0.01),
             (Work::RestoreCold, 1000, Way::Loose, Way::RsyncA) if thousands >= 40 => Some(0.05),
             (Work::RestoreCold, 1000, Way::Loose, Way::Fpsync) if thousands >= 40 => Some(1.0),
@@ -317,15 +321,49 @@ fn count(bench: &mut Bench<'_>, cell: Cell, requests: &Along<Way>) -> Result<()>
     Ok(())
 }
 
+/// Whether a file costs more where there are many: a thousand of 40,000 and of 160,000, beside a
+/// thousand of 10,000.
+fn growth(bench: &mut Bench<'_>, all: &[Measured]) -> Result<()> {
+    for (ours, kind) in [(Way::Sealed, "tools"), (Way::Loose, "directory")] {
+        let each = |thousands: u32| -> Vec<f64> {
+            let measured = all.iter().find(|one| {
+                let of = (one.cell.work, one.cell.at_once, one.ours);
+                of == (Work::RestoreCold, None, ours) && one.cell.point == (thousands, 0)
+            });
+            let samples = measured.and_then(|one| one.compared.ours.samples());
+            let each = |sample: &f64| sample / f64::from(thousands);
+            samples.into_iter().flatten().map(each).collect()
+        };
+        let few = each(10);
+        for thousands in [40, 160] {
+            let (many, few) = (each(thousands), few.clone());
+            if many.is_empty() || few.is_empty() {
+                continue;
+            }
+            let comparison = Comparison::measured(
+                format!("cache_growth_{thousands}k_{kind}"),
+                format!("restore a thousand of {thousands},000 files, store with 0 ms latency"),
+                Unit::Ms,
+                (label(ours), many),
+            );
+            let comparison = comparison.peer_measured("10k", "a thousand of 10,000 files", few);
+            bench.compare(comparison.promise(GROWTH))?;
+        }
+    }
+    Ok(())
+}
+
 fn memory(bench: &mut Bench<'_>) -> Result<()> {
     if !bench.wants("cache_memory") {
         return Ok(());
     }
-    let stores = Stores::fill(160_000, 0)?;
+    let stores = Stores::fill(160_000, 1000)?;
     for (way, kind) in [(Way::Sealed, "tools"), (Way::Loose, "directory")] {
-        let (own, with_rsyncs) = memory::peak(stores.restore(way)?)?;
+        let (command, store) = stores.restore(way)?;
+        let (own, with_rsyncs) = memory::peak(command)?;
+        drop(store);
         let what = format!(
-            "memory of a restore of 160,000 files at its peak, {}",
+            "memory of a restore of 160,000 files at its peak, store with 1 ms latency, {}",
             label(way)
         );
         let name = format!("cache_memory_{kind}");

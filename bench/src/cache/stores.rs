@@ -274,10 +274,13 @@ impl Stores {
         Ok(())
     }
 
-    /// A command that restores, and the directory to which it does, which is empty.
-    pub(crate) fn restore(&self, way: Way) -> Result<Command> {
+    /// A command that restores into nothing, and the store for as long as it runs.
+    pub(crate) fn restore(&self, way: Way) -> Result<(Command, SlowStore)> {
         let (local, _) = self.prepare(Work::RestoreCold, way, 0)?;
-        ways::restore(way, (&self.store(way), &local), self.files)
+        let at = self.path("mounted-0");
+        let store = SlowStore::mount(&self.store(way), &at, self.latency)?;
+        let command = ways::restore(way, (&at, &local), self.files)?;
+        Ok((command, store))
     }
 
     /// How long it takes to write as many bytes into one file: what the local disk can do.

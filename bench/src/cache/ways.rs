@@ -25,7 +25,7 @@ pub(crate) const OURS: [Way; 2] = [Way::Sealed, Way::Loose];
 
 pub(crate) const PEERS: [(Way, &str, &str); 5] = [
     (Way::RsyncA, "rsync_a", "rsync -a"),
-    (Way::Fpsync, "fpsync", "fpsync -n 64, 80 parts"),
+    (Way::Fpsync, "fpsync", "fpsync -n 128, 80 parts"),
     (Way::CpA, "cp_a", "cp -a --update"),
     (Way::TarZstd, "tar_zstd", "tar and zstd -T0, one archive"),
     (
@@ -113,7 +113,8 @@ fn copy(way: Way, (from, to): (&Path, &Path), files: u32) -> Command {
         Way::Fpsync => {
             let mut fpsync = Command::new("fpsync");
             let part = (files / 80).max(25).to_string();
-            fpsync.args(["-n", "64", "-f", &part]);
+            // The best of 64 and 128 at once in 40 to 160 parts, with 40,000 files and 1 ms.
+            fpsync.args(["-n", "128", "-f", &part]);
             fpsync.arg(from_inside).arg(to_inside);
             fpsync
         }
