@@ -51,8 +51,8 @@ const RESTORED: [Point; 8] = [
     (40, 1000),
 ];
 const RESTORED_FULL: [Point; 4] = [(10, 500), (10, 1000), (10, 3000), (160, 1000)];
-const OTHERWISE: [Point; 3] = [(1, 0), (10, 0), (10, 1000)];
-const OTHERWISE_FULL: [Point; 1] = [(40, 1000)];
+const OTHERWISE: [Point; 2] = [(10, 0), (40, 1000)];
+const OTHERWISE_FULL: [Point; 2] = [(1, 0), (10, 1000)];
 /// Runners that begin together, each with a mount of its own, and the size of their cache.
 const AT_ONCE: [usize; 3] = [1, 4, 16];
 const OF_EACH: Point = (1, 1000);
@@ -170,9 +170,10 @@ impl Cell {
         match (self.work, latency, ours, peer) {
             // For a thousand files two processes, of which rsync has none, are a tenth of the time.
             (_, 0, _, Way::RsyncA) if thousands >= 10 => Some(1.1),
-            (Work::RestoreCold, 1000, Way::Sealed, Way::RsyncA) if thousands >= 40 => Some(0.01),
-            (Work::RestoreCold, 1000, Way::Loose, Way::RsyncA) if thousands >= 40 => Some(0.05),
-            (Work::RestoreCold, 1000, Way::Loose, Way::Fpsync) if thousands >= 40 => Some(1.0),
+            _ if thousands < 40 => None,
+            (Work::RestoreCold, 1000, Way::Sealed, Way::RsyncA) => Some(0.01),
+            (Work::RestoreCold, 1000, Way::Loose, Way::RsyncA) => Some(0.05),
+            (Work::RestoreCold, 1000, Way::Loose, Way::Fpsync) => Some(1.0),
             (Work::RestoreAgain, 1000, _, Way::RsyncA) => Some(0.1),
             (Work::PublishChanged, 1000, _, Way::RsyncA) => Some(0.02),
             (Work::PublishTool(_), 1000, _, Way::RsyncA) => Some(0.01),
