@@ -51,8 +51,8 @@ const RESTORED: [Point; 8] = [
     (40, 1000),
 ];
 const RESTORED_FULL: [Point; 4] = [(10, 500), (10, 1000), (10, 3000), (160, 1000)];
-const OTHERWISE: [Point; 2] = [(10, 0), (40, 1000)];
-const OTHERWISE_FULL: [Point; 2] = [(1, 0), (10, 1000)];
+const OTHERWISE: [Point; 2] = [(10, 0), (10, 1000)];
+const OTHERWISE_FULL: [Point; 2] = [(1, 0), (40, 1000)];
 /// Runners that begin together, each with a mount of its own, and the size of their cache.
 const AT_ONCE: [usize; 3] = [1, 4, 16];
 const OF_EACH: Point = (1, 1000);
@@ -99,7 +99,7 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         };
         points.into_iter().map(cell)
     });
-    let together = [Work::RestoreCold, Work::PublishTool(500)]
+    let together = [Work::RestoreCold, Work::PublishTool(200)]
         .into_iter()
         .flat_map(|work| {
             AT_ONCE.map(Some).map(|at_once| Cell {

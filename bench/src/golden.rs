@@ -32,8 +32,8 @@ const EVERYDAY: [usize; 2] = [1, 3];
 const LARGE: [usize; 2] = [10, 30];
 /// Rounds of what takes minutes.
 const FEW: usize = 3;
-/// A peer that has taken so long with something has no more rounds.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A peer that has taken so long with something has no more rounds; everyday and with `FULL`.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(120)];
 /// More of them take a quarter of an hour to copy, and some GiB of the volume's metadata.
 const COPIED_FILES: u64 = 1_000_000;
 /// ECS places about as many tasks on one host.
@@ -88,10 +88,11 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
     let outcome = Images::open(&stage, &root).and_then(|images| {
         let measured = Golden {
             stage: &stage,
+            patience: PATIENCE[usize::from(bench.full())],
             images,
         };
-        measured.sizes(bench, &counts)?;
-        measured.at_once(bench)?;
+        let alone = measured.sizes(bench, &counts)?;
+        measured.at_once(bench, alone)?;
         measured.shared(bench, most)
     });
     outcome.and(crate::stage::close(stage))
@@ -105,11 +106,14 @@ fn wants_tasks(bench: &Bench<'_>, count: usize) -> bool {
 
 struct Golden<'a> {
     stage: &'a Stage,
+    /// See [`PATIENCE`].
+    patience: Duration,
     images: Images<'a>,
 }
 
 impl Golden<'_> {
-    fn sizes(&self, bench: &mut Bench<'_>, counts: &[usize]) -> Result<()> {
+    /// One task with so many images; what it comes to with one image.
+    fn sizes(&self, bench: &mut Bench<'_>, counts: &[usize]) -> Result<Option<Compared>> {
         let (mut usable, mut brought) = (Vec::new(), Vec::new());
         for &count in counts {
             if !bench.wants(&format!("golden_{count}")) {
@@ -127,7 +131,8 @@ impl Golden<'_> {
             }
         }
         plots(bench, &usable, &brought);
-        Ok(())
+        let of_one = usable.into_iter().find(|(count, _)| *count < 2.0);
+        Ok(of_one.map(|(_, compared)| compared))
     }
 
     fn until_usable<'s>(&'s self, set: &'s Set, steps: &'s Along<Way>) -> Comparison<'s> {
@@ -147,7 +152,7 @@ impl Golden<'_> {
         let mut comparison =
             Comparison::new(format!("golden_{count}"), what, Unit::Ms, (OURS, ours))
                 .rounds(rounds(count))
-                .patience(PATIENCE)
+                .patience(self.patience)
                 .peer("no_images", "dindd without images", measure(Way::Nothing));
         for (way, name, label) in PEERS {
             comparison = comparison.peer(name, label, measure(way));
@@ -250,18 +255,14 @@ impl Golden<'_> {
         Ok((daemon, Times { usable, bring }))
     }
 
-    fn at_once(&self, bench: &mut Bench<'_>) -> Result<()> {
+    fn at_once(&self, bench: &mut Bench<'_>, alone: Option<Compared>) -> Result<()> {
         if !bench.wants("golden_tasks") {
             return Ok(());
         }
         let set = self.images.set(bench, 1)?;
         let set = &set;
-        let mut measured = Vec::new();
-        let counts: &[usize] = if bench.full() {
-            &[1, 4, TASKS]
-        } else {
-            &[1, 4]
-        };
+        let mut measured: Vec<_> = alone.into_iter().map(|one| (1.0, one)).collect();
+        let counts: &[usize] = if bench.full() { &[4, TASKS] } else { &[4] };
         for &tasks in counts {
             let measure = |way| move || self.tasks(way, set, tasks).map(|(_, took)| took);
             let what = format!(
@@ -270,7 +271,9 @@ impl Golden<'_> {
             );
             let name = format!("golden_tasks_{tasks}");
             let ours: Measure<'_> = Box::new(measure(Way::Golden));
-            let mut comparison = Comparison::new(name, what, Unit::Ms, (OURS, ours)).rounds(FEW);
+            let mut comparison = Comparison::new(name, what, Unit::Ms, (OURS, ours))
+                .rounds(FEW)
+                .patience(self.patience);
             for (way, name, label) in PEERS {
                 comparison = comparison.peer(name, label, measure(way));
             }
@@ -363,7 +366,7 @@ impl Golden<'_> {
         let ours = (OURS_OF_HOST, ours);
         let comparison = Comparison::new("golden_shared_disk", what, Unit::Bytes, ours)
             .rounds(FEW)
-            .patience(PATIENCE)
+            .patience(self.patience)
             .peer("no_images", "no images", measure(Way::Nothing, TASKS))
             .peer(ONE_TASK.0, ONE_TASK.1, measure(Way::GoldenOfHost, 1));
         let (_, name, label) = PEERS[2];

@@ -167,15 +167,11 @@ pub(crate) fn restore_plain(
     if plain.units.is_empty() {
         return Ok(());
     }
-    copy(
-        work,
-        (&plain.place, &stage.path),
-        &plain.tree,
-        &HashSet::new(),
-    )?;
+    let all: Vec<Entry<'_>> = plain.tree.entries().collect();
+    copy(work, (&plain.place, &stage.path), (&plain.tree, &all))?;
     // Which unit has a hole rsync does not say: what arrived does.
     let arrived = Tree::local(&stage.path, &|_| Wanted::Yes)?;
-    let arrived = marks(&arrived);
+    let arrived: HashSet<u64> = marks(&arrived).into_iter().collect();
     let mut holes = HashSet::new();
     let units: HashSet<Unit> = plain.units.iter().cloned().collect();
     let mut path = Vec::new();
@@ -220,7 +216,8 @@ fn marker_time(marker: &Path) -> i64 {
     fs::symlink_metadata(marker).map_or(0, |meta| meta.mtime() * 1_000_000_000 + meta.mtime_nsec())
 }
 
-fn marks(tree: &Tree) -> HashSet<u64> {
+/// In the order of the entries.
+fn marks(tree: &Tree) -> Vec<u64> {
     let mut path = Vec::new();
     tree.entries()
         .map(|entry| content_mark(&entry, &mut path))
@@ -267,10 +264,10 @@ pub(crate) fn restore_loose(
     for (index, root) in work.caches.roots.iter().enumerate() {
         let place = store.tree(root, index == 0);
         let wanted = loose(root, index == 0, units);
-        match Tree::remote(&place, &wanted, REQUESTS) {
-            Ok(tree) => {
-                let bytes: u64 = tree.entries().map(|entry| entry.meta().size).sum();
-                listed.push((bytes, index, root, place, tree));
+        match both_sides((&place, &root.path), &wanted) {
+            Ok(trees) => {
+                let bytes: u64 = trees.0.entries().map(|entry| entry.meta().size).sum();
+                listed.push((bytes, index, root, place, trees));
             }
             Err(error) => work
                 .problems()
@@ -278,8 +275,8 @@ pub(crate) fn restore_loose(
         }
     }
     listed.sort_by_key(|(bytes, index, ..)| (*bytes, *index));
-    for (_, index, root, place, tree) in listed {
-        if let Err(error) = restore_root((work, units), (index, root), (&place, &tree), known) {
+    for (_, index, root, place, trees) in listed {
+        if let Err(error) = restore_root((work, units), (index, root), (&place, trees), known) {
             work.problems()
                 .add(&root.path.display().to_string(), &error);
         }
@@ -287,10 +284,25 @@ pub(crate) fn restore_loose(
     Ok(())
 }
 
+/// Lists a root in the store and here at the same time: the store lets wait.
+fn both_sides(
+    (place, here): (&Path, &Path),
+    wanted: &(dyn Fn(&Entry<'_>) -> Wanted + Sync),
+) -> anyhow::Result<(Tree, Tree)> {
+    std::thread::scope(|scope| {
+        let here = scope.spawn(|| Tree::local(here, wanted));
+        let stored = Tree::remote(place, wanted, REQUESTS);
+        let here = here
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((stored?, here?))
+    })
+}
+
 fn restore_root(
     (work, units): (&Work<'_>, &HashSet<Unit>),
     (index, root): (usize, &Root),
-    (place, tree): (&Path, &Tree),
+    (place, (tree, mut local)): (&Path, (Tree, Tree)),
     known: &mut Memory,
 ) -> anyhow::Result<()> {
     if tree.len() == 0 {
@@ -298,41 +310,44 @@ fn restore_root(
         return Ok(());
     }
     work.stop.check()?;
-    let wanted = loose(root, index == 0, units);
-    let mut there = marks(&Tree::local(&root.path, &wanted)?);
+    let stored = marks(&tree);
+    let mut there: HashSet<u64> = marks(&local).into_iter().collect();
     if index == 0 {
-        let mut path = Vec::new();
-        there.extend(
-            of_units_only(tree)
-                .into_iter()
-                .map(|index| content_mark(&tree.entry(index), &mut path)),
-        );
+        let with_units = of_units_only(&tree).into_iter();
+        there.extend(with_units.map(|index| stored[index as usize]));
     }
-    let copied = copy(work, (place, &root.path), tree, &there)?;
+    let missing: Vec<Entry<'_>> = tree
+        .entries()
+        .zip(&stored)
+        .filter(|(_, mark)| !there.contains(mark))
+        .map(|(entry, _)| entry)
+        .collect();
+    drop(there);
+    let stored: HashSet<u64> = stored.into_iter().collect();
+    let mut failed = None;
+    if !missing.is_empty() {
+        // So many files are a burden while they are copied.
+        drop(std::mem::take(&mut local));
+        failed = copy(work, (place, &root.path), (&tree, &missing))?;
+        local = Tree::local(&root.path, &loose(root, index == 0, units))?;
+    }
     // What is the same on both sides now need not be published.
-    let stored = marks(tree);
     let mut path = Vec::new();
-    for entry in Tree::local(&root.path, &wanted)?.entries() {
+    for entry in local.entries() {
         if stored.contains(&content_mark(&entry, &mut path)) {
             known.add(index, &entry, &mut path);
         }
     }
     known.compared(index);
-    copied.map_or(Ok(()), Err)
+    failed.map_or(Ok(()), Err)
 }
 
-/// Copies what `there` has not; what went wrong without ending everything.
+/// Copies what of `tree` is `missing`; what went wrong without ending everything.
 fn copy(
     work: &Work<'_>,
     (from, to): (&Path, &Path),
-    tree: &Tree,
-    there: &HashSet<u64>,
+    (tree, missing): (&Tree, &[Entry<'_>]),
 ) -> anyhow::Result<Option<anyhow::Error>> {
-    let mut path = Vec::new();
-    let missing: Vec<Entry<'_>> = tree
-        .entries()
-        .filter(|entry| !there.contains(&content_mark(entry, &mut path)))
-        .collect();
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     let directories = missing
         .iter()
@@ -352,7 +367,7 @@ fn copy(
         None
     } else {
         let crowd = Crowd {
-            wait: wait_of_reading(from, &missing),
+            wait: wait_of_reading(from, missing),
             processors: crate::processors(),
             most: RSYNCS,
         };

@@ -128,7 +128,7 @@ fn at_once(bench: &mut Bench<'_>, all: &[Measured]) {
             (
                 "cache_publish_at_once",
                 "Many runners publish to one store",
-                "Each has a new tool of 500 files. A pack is written once; files one by one wait \
+                "Each has a new tool of 200 files. A pack is written once; files one by one wait \
                  for each other.",
             ),
         ),
