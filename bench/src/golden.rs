@@ -88,8 +88,7 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
     let outcome = Images::open(&stage, &root).and_then(|images| {
         let measured = Golden {
             stage: &stage,
-            patience: PATIENCE[usize::from(bench.full())],
-            few_of_many: if bench.full() { FEW } else { 1 },
+            full: bench.full(),
             images,
         };
         let alone = measured.sizes(bench, &counts)?;
@@ -107,14 +106,15 @@ fn wants_tasks(bench: &Bench<'_>, count: usize) -> bool {
 
 struct Golden<'a> {
     stage: &'a Stage,
-    /// See [`PATIENCE`].
-    patience: Duration,
-    /// Rounds of sixteen tasks, which take the same space each time.
-    few_of_many: usize,
+    full: bool,
     images: Images<'a>,
 }
 
 impl Golden<'_> {
+    fn patience(&self) -> Duration {
+        PATIENCE[usize::from(self.full)]
+    }
+
     /// One task with so many images; what it comes to with one image.
     fn sizes(&self, bench: &mut Bench<'_>, counts: &[usize]) -> Result<Option<Compared>> {
         let (mut usable, mut brought) = (Vec::new(), Vec::new());
@@ -155,7 +155,7 @@ impl Golden<'_> {
         let mut comparison =
             Comparison::new(format!("golden_{count}"), what, Unit::Ms, (OURS, ours))
                 .rounds(rounds(count))
-                .patience(self.patience)
+                .patience(self.patience())
                 .peer("no_images", "dindd without images", measure(Way::Nothing));
         for (way, name, label) in PEERS {
             comparison = comparison.peer(name, label, measure(way));
@@ -265,7 +265,7 @@ impl Golden<'_> {
         let set = self.images.set(bench, 1)?;
         let set = &set;
         let mut measured: Vec<_> = alone.into_iter().map(|one| (1.0, one)).collect();
-        let counts: &[usize] = if bench.full() { &[4, TASKS] } else { &[4] };
+        let counts: &[usize] = if self.full { &[4, TASKS] } else { &[4] };
         for &tasks in counts {
             let measure = |way| move || self.tasks(way, set, tasks).map(|(_, took)| took);
             let what = format!(
@@ -276,7 +276,7 @@ impl Golden<'_> {
             let ours: Measure<'_> = Box::new(measure(Way::Golden));
             let mut comparison = Comparison::new(name, what, Unit::Ms, (OURS, ours))
                 .rounds(FEW)
-                .patience(self.patience);
+                .patience(self.patience());
             for (way, name, label) in PEERS {
                 comparison = comparison.peer(name, label, measure(way));
             }
@@ -368,8 +368,9 @@ impl Golden<'_> {
         let ours: Measure<'_> = Box::new(measure(Way::GoldenOfHost, TASKS));
         let ours = (OURS_OF_HOST, ours);
         let comparison = Comparison::new("golden_shared_disk", what, Unit::Bytes, ours)
-            .rounds(self.few_of_many)
-            .patience(self.patience)
+            // They take the same space each time.
+            .rounds(if self.full { FEW } else { 1 })
+            .patience(self.patience())
             .peer("no_images", "no images", measure(Way::Nothing, TASKS))
             .peer(ONE_TASK.0, ONE_TASK.1, measure(Way::GoldenOfHost, 1));
         let (_, name, label) = PEERS[2];

@@ -161,6 +161,7 @@ efs_is() {
         silent) iptables --insert "${drop[@]}" ;;
         stopped) systemctl stop nfs-server ;;
         there)
+            # There is no such rule when its server was stopped.
             iptables --delete "${drop[@]}" 2>/dev/null || :
             systemctl start nfs-server
             ;;
