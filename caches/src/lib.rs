@@ -86,7 +86,14 @@ pub enum Event {
     /// A unit is complete on the local disk.
     Restored(Unit),
     /// A unit is in the store.
-    Published(Unit),
+    Published {
+        /// Which one.
+        unit: Unit,
+        /// Its files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// What a job is likely to need is there.
     Ready,
 }

@@ -73,6 +73,15 @@ pub struct Published {
     pub denied: bool,
 }
 
+impl Published {
+    /// Counts a unit that is new in the store, or would be.
+    pub fn count(&mut self, unit: &Unit, files: u64, bytes: u64) {
+        self.units.push(unit.to_string());
+        self.files += files;
+        self.bytes += bytes;
+    }
+}
+
 /// What a publication works with.
 struct Work<'a> {
     caches: &'a Caches,
@@ -189,9 +198,7 @@ impl Work<'_> {
 
     fn report(&self, new: Vec<New>, published: &mut Published) -> anyhow::Result<()> {
         for new in new {
-            published.units.push(new.unit.to_string());
-            published.files += new.files;
-            published.bytes += new.bytes;
+            published.count(&new.unit, new.files, new.bytes);
         }
         Ok(())
     }
@@ -257,10 +264,8 @@ impl Work<'_> {
                         match outcome {
                             Ok((Placed::Published, built)) => {
                                 counter.add(built.files, built.bytes);
-                                published.files += built.files;
-                                published.bytes += built.bytes;
-                                published.units.push(name);
-                                (self.tell)(Event::Published(new.unit.clone()));
+                                published.count(&new.unit, built.files, built.bytes);
+                                (self.tell)(built.published(new.unit.clone()));
                             }
                             Ok((Placed::LostRace, _)) => published.lost_races.push(name),
                             Err(error) => self.problems().add(&name, &error),

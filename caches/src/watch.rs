@@ -66,10 +66,8 @@ fn follow(
             };
             match publish_unit((root, &unit), (opened, condition), (stop, 1)) {
                 Ok((Placed::Published, built)) => {
-                    published.files += built.files;
-                    published.bytes += built.bytes;
-                    published.units.push(unit.to_string());
-                    tell(Event::Published(unit));
+                    published.count(&unit, built.files, built.bytes);
+                    tell(built.published(unit));
                 }
                 Ok((Placed::LostRace, _)) => published.lost_races.push(unit.to_string()),
                 // A unit that the job changes already is not what was installed.

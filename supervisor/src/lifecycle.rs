@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use init::{Children, Deadline, Owed, Signals, exit_code};
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
 
 use crate::caches::{Caches, Condition};
 use crate::config::Settings;
@@ -217,10 +218,14 @@ impl Task<'_> {
                 ..Condition::default()
             }));
         }
-        tokio::select! {
-            ended = task.serve(owed, &place) => ended,
-            never = task.publish_early() => match never {},
-        }
+        let (served, over) = oneshot::channel::<()>();
+        let serve = async {
+            let ended = task.serve(owed, &place).await;
+            drop(served);
+            ended
+        };
+        let (ended, ()) = tokio::join!(serve, task.publish_early(over));
+        ended
     }
 
     fn exit_code(&self, stop: &Stop) -> u8 {

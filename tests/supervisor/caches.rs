@@ -315,6 +315,8 @@ echo changed >$RUNNER_TOOL_CACHE/added/2.0.0/x64/tool",
         ));
         let ended = trial.run();
         assert_eq!(ended.detail("job"), "build: Succeeded", "{name}");
+        let published = "1 units published, 1 files, 6 bytes: added/2.0.0/x64";
+        assert_eq!(ended.detail("cache-publish"), published, "{name}");
         fs::remove_dir_all(trial.path("tools")).unwrap();
         let restored = trial.start(&["cache", "restore"]).end();
         assert_eq!(restored.code, 0, "{}", restored.log_text());

@@ -18,6 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use tar::{EntryType, Header};
 
 use super::{BLOCK, Content, FORMAT, FRAME, Frame, Manifest, Name, sha256};
+use crate::Event;
 use crate::stop::Stop;
 use crate::tree::{Entry, Kind, Meta, Time, Tree, Wanted};
 use crate::unit::Unit;
@@ -42,6 +43,17 @@ impl std::error::Error for Changed {}
 pub(crate) struct Built {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+}
+
+impl Built {
+    /// What is told of it when it is in the store.
+    pub(crate) fn published(self, unit: Unit) -> Event {
+        Event::Published {
+            unit,
+            files: self.files,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// One frame to be made.

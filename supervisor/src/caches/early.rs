@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use ::caches::Event;
 use init::Deadline;
+use tokio::sync::oneshot;
 
-use super::parent::Told;
+use super::parent::{Running, Told};
 use super::worker::Act;
 use super::{Caches, Condition, Published, read};
 use crate::config::{CacheMode, CachePublish};
@@ -15,36 +17,58 @@ use crate::lifecycle::Task;
 const FOREVER: Duration = Duration::from_secs(35 * 24 * 3600);
 /// A storage that does not answer until then is not waited for.
 const HAND_OVER: Duration = Duration::from_secs(30);
+/// A worker that was killed and still blocks in the storage is not waited for longer.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl Task<'_> {
-    /// Publishes what the job installs, while it runs, if it may. Goes on until it is dropped.
-    pub(crate) async fn publish_early(&self) -> std::convert::Infallible {
-        if let (Some(caches), Some(settings)) = (&self.caches, &self.settings.caches)
-            && settings.mode == CacheMode::ReadWrite
-            && matches!(settings.publish, CachePublish::Trusted | CachePublish::All)
-        {
-            let report = self.reported.come().await;
-            if settings.publish == CachePublish::All || trust(Some(&report)) == Trust::Trusted {
-                let run = report.run_id.map(|id| id.to_string()).unwrap_or_default();
-                let condition = Condition {
-                    known: caches.known(),
-                    by: format!("{} {run}", report.repository),
-                    ..Condition::default()
-                };
-                caches.watch(self.children, condition).await;
-            }
+    /// Publishes what the job installs, while it runs, if it may. Returns when `over` is dropped,
+    /// and counts what was published by then.
+    pub(crate) async fn publish_early(&self, over: oneshot::Receiver<()>) {
+        let Some(caches) = &self.caches else { return };
+        let mut watching = None;
+        tokio::select! {
+            _ = over => {}
+            () = self.watch(caches, &mut watching) => {}
         }
-        std::future::pending().await
+        if let Some(watching) = watching {
+            caches.end(watching).await;
+        }
+    }
+
+    async fn watch(&self, caches: &Caches, watching: &mut Option<Running>) {
+        let Some(settings) = &self.settings.caches else {
+            return;
+        };
+        if settings.mode != CacheMode::ReadWrite
+            || !matches!(settings.publish, CachePublish::Trusted | CachePublish::All)
+        {
+            return;
+        }
+        let report = self.reported.come().await;
+        if settings.publish == CachePublish::All || trust(Some(&report)) == Trust::Trusted {
+            let run = report.run_id.map(|id| id.to_string()).unwrap_or_default();
+            let condition = Condition {
+                known: caches.known(),
+                by: format!("{} {run}", report.repository),
+                ..Condition::default()
+            };
+            caches.watch(self.children, condition, watching).await;
+        }
     }
 }
 
 impl Caches {
-    async fn watch(&self, children: &init::Children, condition: Condition) {
-        let mut watched = self.watch_once(children, condition.clone()).await;
+    async fn watch(
+        &self,
+        children: &init::Children,
+        condition: Condition,
+        watching: &mut Option<Running>,
+    ) {
+        let mut watched = self.watch_once(children, condition.clone(), watching).await;
         if watched.as_ref().is_ok_and(|watched| watched.denied) {
             // A new store belongs to root: only root can change that, once.
             match self.hand_over(children, Deadline::within(HAND_OVER)).await {
-                Ok(true) => watched = self.watch_once(children, condition).await,
+                Ok(true) => watched = self.watch_once(children, condition, watching).await,
                 Ok(false) => {}
                 Err(error) => tracing::debug!("the store cannot be handed over: {error:#}"),
             }
@@ -61,18 +85,36 @@ impl Caches {
         &self,
         children: &init::Children,
         condition: Condition,
+        watching: &mut Option<Running>,
     ) -> anyhow::Result<Published> {
         let forever = Deadline::within(FOREVER);
         let condition = self.writing(condition);
-        let mut running = self.start(children, Act::Watch(condition), None, forever)?;
+        let running =
+            watching.insert(self.start(children, Act::Watch(condition), None, forever)?);
         loop {
-            match running.next(forever).await {
-                Told::Event(::caches::Event::Published(unit)) => {
-                    tracing::info!(%unit, "published while the job goes on");
-                }
-                Told::Event(_) | Told::Progress(_) => {}
-                Told::End(end) => return read(&end?),
+            if let Some(end) = self.hear(running.next(forever).await) {
+                return read(&end?);
             }
+        }
+    }
+
+    /// Ends a watching worker: what it has not published by now is published with the rest.
+    async fn end(&self, mut watching: Running) {
+        watching.kill();
+        let deadline = Deadline::within(LAST_WORDS);
+        while self.hear(watching.next(deadline).await).is_none() {}
+    }
+
+    /// Counts what a worker published; its end.
+    fn hear(&self, told: Told) -> Option<anyhow::Result<String>> {
+        match told {
+            Told::Event(Event::Published { unit, files, bytes }) => {
+                tracing::info!(%unit, "published while the job goes on");
+                self.before.borrow_mut().early.count(&unit, files, bytes);
+                None
+            }
+            Told::Event(_) | Told::Progress(_) => None,
+            Told::End(end) => Some(end),
         }
     }
 }

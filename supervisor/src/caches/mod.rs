@@ -48,10 +48,12 @@ pub(crate) struct Caches {
     before: RefCell<Before>,
 }
 
-/// What was there before the job.
+/// What was there before the job, and what became of it since.
 #[derive(Debug, Default)]
 struct Before {
     known: BTreeSet<Unit>,
+    /// What was published while the job went on.
+    early: Published,
     /// What the store is known to have; see the engine's `memory`.
     memory: Option<File>,
     /// A restore that goes on while the runner listens.
@@ -112,7 +114,7 @@ impl Caches {
                         ..Restored::default()
                     };
                 }
-                Told::Event(Event::Published(_)) => {}
+                Told::Event(Event::Published { .. }) => {}
                 Told::End(end) => break end,
             }
         };
@@ -149,8 +151,23 @@ impl Caches {
         kept.forget(&self.place)
     }
 
-    /// Puts what is new into the store, as far as the time allows.
+    /// Puts what is new into the store, as far as the time allows; all that came into it since the
+    /// restore.
     pub(crate) async fn publish(
+        &self,
+        children: &Children,
+        condition: &Condition,
+        deadline: Deadline,
+    ) -> Published {
+        let early = std::mem::take(&mut self.before.borrow_mut().early);
+        let mut published = self.publish_rest(children, condition, deadline).await;
+        published.units.splice(..0, early.units);
+        published.files += early.files;
+        published.bytes += early.bytes;
+        published
+    }
+
+    async fn publish_rest(
         &self,
         children: &Children,
         condition: &Condition,
@@ -218,7 +235,9 @@ impl Caches {
         let end = loop {
             match running.next(deadline).await {
                 Told::Progress(amount) => bar.show(amount),
-                Told::Event(Event::Published(unit)) => published.units.push(unit.to_string()),
+                Told::Event(Event::Published { unit, files, bytes }) => {
+                    published.count(&unit, files, bytes);
+                }
                 Told::Event(_) => {}
                 Told::End(end) => break end,
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use init::{Child, Children, Deadline};
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 
@@ -91,6 +92,11 @@ impl Running {
             Some(exit) => anyhow::anyhow!("the process for the caches ended with {exit}"),
             None => anyhow::anyhow!("the process for the caches fell silent"),
         }
+    }
+
+    /// Ends it at once; what it told before is still heard.
+    pub(super) fn kill(&self) {
+        self.child.signal_group(Signal::SIGKILL);
     }
 
     /// What it remembers, once it is done.
