@@ -10,6 +10,8 @@ mod slow;
 mod stores;
 mod ways;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,7 +21,7 @@ use crate::bench::{Bench, Comparison, Measure};
 use crate::results::{Compared, Unit};
 use crate::sections::Section;
 
-use stores::{Stores, Work};
+use stores::{InMemory, Stores, Work};
 use ways::{OURS, PEERS, Way};
 
 pub(crate) const SECTION: Section = Section {
@@ -75,6 +77,22 @@ struct Measured {
     bytes_alone: f64,
 }
 
+/// The stores of all sizes, each filled when it is asked for.
+struct Shelf {
+    memory: InMemory,
+    /// By thousands of files.
+    filled: BTreeMap<u32, Stores>,
+}
+
+impl Shelf {
+    fn stores(&mut self, thousands: u32) -> Result<&Stores> {
+        Ok(match self.filled.entry(thousands) {
+            Entry::Occupied(filled) => filled.into_mut(),
+            Entry::Vacant(empty) => empty.insert(Stores::fill(&self.memory, thousands * 1000)?),
+        })
+    }
+}
+
 fn run(bench: &mut Bench<'_>) -> Result<()> {
     let mut all = Vec::new();
     let full = bench.full();
@@ -108,11 +126,15 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
                 at_once,
             })
         });
+    let mut shelf = Shelf {
+        memory: InMemory::mount()?,
+        filled: BTreeMap::new(),
+    };
     for cell in alone.chain(together) {
-        measure(bench, cell, &mut all)?;
+        measure(bench, (cell, &mut shelf), &mut all)?;
     }
     growth(bench, &all)?;
-    memory(bench)?;
+    memory(bench, &mut shelf)?;
     plots::add(bench, &all);
     Ok(())
 }
@@ -201,16 +223,21 @@ fn label(ours: Way) -> &'static str {
     }
 }
 
-fn measure(bench: &mut Bench<'_>, cell: Cell, all: &mut Vec<Measured>) -> Result<()> {
+fn measure(
+    bench: &mut Bench<'_>,
+    (cell, shelf): (Cell, &mut Shelf),
+    all: &mut Vec<Measured>,
+) -> Result<()> {
     let name = cell.name();
     if !bench.wants(&name) {
         return Ok(());
     }
     let full = bench.full();
-    let stores = Stores::fill(cell.point.0 * 1000, cell.point.1)?;
+    let (thousands, latency) = cell.point;
+    let stores = shelf.stores(thousands)?;
     let (times, requests) = (Along::default(), Along::default());
     let once = |way| -> Result<f64> {
-        let cost = stores.measure(cell.work, way, cell.at_once.unwrap_or(1))?;
+        let cost = stores.measure(cell.work, way, (latency, cell.at_once.unwrap_or(1)))?;
         times.push(way, cost.milliseconds);
         cost.requests
             .into_iter()
@@ -354,13 +381,13 @@ fn growth(bench: &mut Bench<'_>, all: &[Measured]) -> Result<()> {
     Ok(())
 }
 
-fn memory(bench: &mut Bench<'_>) -> Result<()> {
+fn memory(bench: &mut Bench<'_>, shelf: &mut Shelf) -> Result<()> {
     if !bench.wants("cache_memory") {
         return Ok(());
     }
-    let stores = Stores::fill(160_000, 1000)?;
+    let stores = shelf.stores(160)?;
     for (way, kind) in [(Way::Sealed, "tools"), (Way::Loose, "directory")] {
-        let (command, store) = stores.restore(way)?;
+        let (command, store) = stores.restore(way, 1000)?;
         let (own, with_rsyncs) = memory::peak(command)?;
         drop(store);
         let what = format!(

@@ -20,9 +20,12 @@ use crate::programs::{self, milliseconds};
 use crate::worker::{self, Before};
 
 const FILE: u64 = 4096;
-/// Files of a tool that is there already, and of one of a tool's folders.
+/// Files of a tool that is there already, and of one of a tool's folders: an installed Python has
+/// twenty in each, a `node_modules` five.
 const TOOL: u32 = 500;
-const FOLDER: u32 = 50;
+const FOLDER: u32 = 10;
+/// Files of a tool that change: a hundredth.
+const CHANGED: u32 = TOOL / 100;
 
 /// What is done, and in which state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +48,12 @@ pub(crate) struct Cost {
 }
 
 /// Where the stores and the local files are. Dropping it removes them.
-struct InMemory(PathBuf);
+pub(crate) struct InMemory(PathBuf);
 
+/// The stores of one size.
 pub(crate) struct Stores {
-    folder: InMemory,
+    folder: PathBuf,
     files: u32,
-    /// In microseconds; without any there is no slow store between.
-    latency: u32,
     /// How often was measured: names new tools, and makes changed files differ.
     count: Cell<u32>,
 }
@@ -60,11 +62,10 @@ pub(crate) struct Stores {
 type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 
 impl Stores {
-    pub(crate) fn fill(files: u32, latency: u32) -> Result<Self> {
+    pub(crate) fn fill(memory: &InMemory, files: u32) -> Result<Self> {
         let stores = Self {
-            folder: InMemory::mount()?,
+            folder: memory.0.join(files.to_string()),
             files,
-            latency,
             count: Cell::new(0),
         };
         let seed = stores.path("seed/tree");
@@ -96,16 +97,17 @@ impl Stores {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.0.join(name)
+        self.folder.join(name)
     }
 
     fn store(&self, way: Way) -> PathBuf {
         self.path(&format!("store-{}", way.place()))
     }
 
-    /// Where a runner has it.
-    fn place(&self, way: Way, runner: usize) -> PathBuf {
-        if self.latency > 0 {
+    /// Where a runner has it, with a latency in microseconds; without any there is no slow store
+    /// between.
+    fn place(&self, way: Way, (latency, runner): (u32, usize)) -> PathBuf {
+        if latency > 0 {
             self.path(&format!("mounted-{runner}"))
         } else {
             self.store(way)
@@ -113,18 +115,23 @@ impl Stores {
     }
 
     /// So many runners at once, each with a local directory and a mount of its own.
-    pub(crate) fn measure(&self, work: Work, way: Way, runners: usize) -> Result<Cost> {
+    pub(crate) fn measure(
+        &self,
+        work: Work,
+        way: Way,
+        (latency, runners): (u32, usize),
+    ) -> Result<Cost> {
         self.count.set(self.count.get() + 1);
         let mut prepared = Vec::new();
         for runner in 0..runners {
-            prepared.push(self.prepare(work, way, runner)?);
+            prepared.push(self.prepare(work, way, (latency, runner))?);
         }
         let mut mounts = Vec::new();
         let mut jobs = Vec::new();
         for (runner, (local, before)) in prepared.iter_mut().enumerate() {
-            let at = self.place(way, runner);
-            if self.latency > 0 {
-                mounts.push(SlowStore::mount(&self.store(way), &at, self.latency)?);
+            let at = self.place(way, (latency, runner));
+            if latency > 0 {
+                mounts.push(SlowStore::mount(&self.store(way), &at, latency)?);
             }
             jobs.push(self.job(work, way, (&at, local), before.take())?);
         }
@@ -144,7 +151,12 @@ impl Stores {
     }
 
     /// The local directory as it is before the work, and what the restore before it remembers.
-    fn prepare(&self, work: Work, way: Way, runner: usize) -> Result<(PathBuf, Option<Before>)> {
+    fn prepare(
+        &self,
+        work: Work,
+        way: Way,
+        (latency, runner): (u32, usize),
+    ) -> Result<(PathBuf, Option<Before>)> {
         let local = self.path(&format!("local-{}-{runner}", way.place()));
         if work == Work::RestoreCold {
             remove(&local)?;
@@ -159,7 +171,7 @@ impl Stores {
         }
         let mut before = None;
         if work != Work::RestoreCold && ways::OURS.contains(&way) {
-            before = Some(self.before(way, (runner, &local))?);
+            before = Some(self.before(way, (latency, runner), &local)?);
         } else if work != Work::RestoreCold && !there {
             // Not by a peer: some of them take minutes also on a fast store.
             let by = if way == Way::TarZstd { way } else { Way::CpA };
@@ -176,7 +188,7 @@ impl Stores {
     }
 
     /// What a restore remembers is of the store's path: it is done there, without the latency.
-    fn before(&self, way: Way, (runner, local): (usize, &Path)) -> Result<Before> {
+    fn before(&self, way: Way, runner: (u32, usize), local: &Path) -> Result<Before> {
         let (store, at) = (self.store(way), self.place(way, runner));
         let caches = worker::caches(&at, &ways::roots(local));
         if at == store {
@@ -227,8 +239,8 @@ impl Stores {
 
     fn changed(&self, files: &Path) -> impl Iterator<Item = PathBuf> {
         let name = self.count.get() % FOLDER;
-        let every_second = (0..TOOL / FOLDER).step_by(2);
-        let of = |tool: u32| every_second.clone().map(move |folder| (tool, folder));
+        let some = (0..CHANGED).map(|folder| folder * (TOOL / FOLDER / CHANGED));
+        let of = |tool: u32| some.clone().map(move |folder| (tool, folder));
         let all: Vec<_> = (0..self.files / TOOL).flat_map(of).collect();
         let files = files.to_owned();
         all.into_iter()
@@ -275,10 +287,11 @@ impl Stores {
     }
 
     /// A command that restores into nothing, and the store for as long as it runs.
-    pub(crate) fn restore(&self, way: Way) -> Result<(Command, SlowStore)> {
-        let (local, _) = self.prepare(Work::RestoreCold, way, 0)?;
-        let at = self.path("mounted-0");
-        let store = SlowStore::mount(&self.store(way), &at, self.latency)?;
+    pub(crate) fn restore(&self, way: Way, latency: u32) -> Result<(Command, SlowStore)> {
+        let runner = (latency, 0);
+        let (local, _) = self.prepare(Work::RestoreCold, way, runner)?;
+        let at = self.place(way, runner);
+        let store = SlowStore::mount(&self.store(way), &at, latency)?;
         let command = ways::restore(way, (&at, &local), self.files)?;
         Ok((command, store))
     }
@@ -355,7 +368,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 impl InMemory {
-    fn mount() -> Result<Self> {
+    pub(crate) fn mount() -> Result<Self> {
         let path = programs::checkout().join("target/bench/cache");
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         // A killed run leaves its own there.
