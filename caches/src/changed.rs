@@ -2,7 +2,7 @@
 //! directories, and taking back what was moved.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
@@ -48,10 +48,22 @@ pub(crate) fn take_back_what_moved(
     place: &Path,
     changed: &ChangedTree<'_>,
 ) -> anyhow::Result<usize> {
-    let again = Tree::local(&changed.root.path, &|_| Wanted::Yes)?;
     let copied = changed
         .entries()
         .filter(|entry| entry.meta().kind != Kind::Directory);
+    // Nothing else has been looked into: what is beside the way there is not listed again.
+    let mut ways: HashSet<PathBuf> = HashSet::new();
+    for entry in copied.clone() {
+        let mut above = std::iter::successors(entry.parent(), Entry::parent);
+        while above
+            .next()
+            .is_some_and(|directory| ways.insert(directory.path()))
+        {}
+    }
+    let again = Tree::local(&changed.root.path, &|entry| match entry.meta().kind {
+        Kind::Directory if !ways.contains(&entry.path()) => Wanted::No,
+        Kind::File | Kind::Directory | Kind::Link | Kind::Special => Wanted::Yes,
+    })?;
     let moved = moved(copied, &again);
     at_once(&moved, |entry| {
         let path = place.join(entry.path());
