@@ -318,7 +318,9 @@ fn looks_like(name: &str, setting: &str) -> bool {
     let Some((_, own)) = name.split_once('_') else {
         return false;
     };
-    strsim::osa_distance(name, setting) <= own.len() / 4
+    let slips = own.len() / 4;
+    // The distance costs more than all else at a start, and lengths alone rule most names out.
+    name.len().abs_diff(setting.len()) <= slips && strsim::osa_distance(name, setting) <= slips
 }
 
 #[cfg(test)]

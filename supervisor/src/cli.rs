@@ -42,7 +42,7 @@ const SWEEP: &[&str] = &[
 
 /// Parses, dispatches, and reports what could not be done; the exit code.
 pub(crate) fn main(started: io::Result<(Children, Signals)>, hidden: io::Result<()>) -> u8 {
-    let arguments = match settings::parse(command()) {
+    let arguments = match settings::parse(internal().unwrap_or_else(command)) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -71,7 +71,6 @@ fn command() -> Command {
     let named = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let showing = |command, shown| settings::showing(command, SETTINGS, shown);
     let delete = Arg::new("delete").long("delete").action(ArgAction::SetTrue);
-    let socket = Arg::new("socket").value_parser(value_parser!(PathBuf));
     let command = named(
         "supervisor",
         "PID 1 of an ephemeral GitHub Actions runner's container",
@@ -91,7 +90,6 @@ fn command() -> Command {
         STATUS,
     ))
     .subcommand(showing(cache_command::command(&json()), CACHE))
-    .subcommand(named("cache-worker", "The process that touches the store").hide(true))
     .subcommand(showing(
         named(
             "sweep",
@@ -110,13 +108,26 @@ fn command() -> Command {
                 .help("The JSON log, or a container's whole output with it; - for standard input"),
         ),
         LOG,
-    ))
-    .subcommand(
-        named("hook", "Called by the runner when a job starts and ends")
-            .hide(true)
-            .arg(socket.required(true)),
-    );
+    ));
     settings::with_flags(command, SETTINGS)
+}
+
+/// The commands that we start ourselves, when it is one of them. They know the settings of the log
+/// only: the flags of all settings cost more than such a command does.
+fn internal() -> Option<Command> {
+    let worker = Command::new("cache-worker").about("The process that touches the store");
+    let socket = Arg::new("socket").value_parser(value_parser!(PathBuf));
+    let hook = Command::new("hook")
+        .about("Called by the runner when a job starts and ends")
+        .arg(socket.required(true));
+    let first = std::env::args_os().nth(1)?;
+    let command = Command::new("supervisor").subcommands([worker, hook]);
+    let is_one = command.get_subcommands().any(|one| first == one.get_name());
+    let log = SETTINGS
+        .iter()
+        .filter(|setting| LOG.contains(&setting.name));
+    let log: Vec<_> = log.copied().collect();
+    is_one.then(|| settings::with_flags(command, &log))
 }
 
 /// A log that is wrongly set is a mistake like any other; it is reported in the usual form.

@@ -6,7 +6,15 @@ use super::Setting;
 use crate::exit_code;
 
 impl Setting {
-    fn arg(&self) -> Arg {
+    fn flag(&self) -> Arg {
+        let value = if self.secret { "FILE" } else { self.value };
+        Arg::new(self.name)
+            .long(self.flag)
+            .value_name(value)
+            .global(true)
+    }
+
+    fn help(&self) -> String {
         let mut help = format!("{} [env: {}", self.help, self.name);
         if self.secret {
             help += &format!(" or {}_FILE", self.name);
@@ -18,19 +26,18 @@ impl Setting {
         if let Some(default) = self.default {
             help += &format!(" [default: {default}]");
         }
-        let value = if self.secret { "FILE" } else { self.value };
-        Arg::new(self.name)
-            .long(self.flag)
-            .value_name(value)
-            .help(help)
-            .global(true)
+        help
     }
 }
 
 /// Adds the settings' flags to a command; they may stand before or after a subcommand.
 #[must_use]
 pub fn with_flags(command: Command, settings: &[Setting]) -> Command {
-    command.args(settings.iter().map(Setting::arg))
+    command.args(
+        settings
+            .iter()
+            .map(|setting| setting.flag().help(setting.help())),
+    )
 }
 
 /// Lets the help of a subcommand, and of those below it, show only the settings that concern it. The
@@ -49,7 +56,7 @@ pub fn showing(command: Command, settings: &[Setting], shown: &[&str]) -> Comman
     let others = settings
         .iter()
         .filter(|setting| !shown.contains(&setting.name));
-    command.args(others.map(|setting| setting.arg().hide(true)))
+    command.args(others.map(|setting| setting.flag().hide(true)))
 }
 
 /// Parses the command line. `Err` is the code to exit with: 0 after `--help`, else 64.
