@@ -2,40 +2,17 @@
 //! and a memory on its standard input.
 
 use std::fs::File;
-use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use caches::request::{Act, Line, Request, send};
 use caches::{Caches, Condition, Event, Order, Root};
-use serde::{Deserialize, Serialize};
 
 use crate::programs;
 
 /// Longer than any measurement.
 const MILLISECONDS: u64 = 3_600_000;
-
-#[derive(Debug, Serialize)]
-struct Request<'a> {
-    caches: &'a Caches,
-    milliseconds: u64,
-    act: &'a Act,
-}
-
-#[derive(Debug, Serialize)]
-enum Act {
-    Restore(Order),
-    Publish(Condition),
-}
-
-/// What a worker tells in a line, as far as it matters here: one of these.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Line {
-    event: Option<Event>,
-    done: Option<String>,
-    failed: Option<String>,
-}
 
 /// What a restore leaves for the publication after it.
 #[derive(Debug)]
@@ -71,7 +48,7 @@ pub(crate) fn restore(command: Command, caches: &Caches) -> Result<Before> {
         first: Vec::new(),
         read_only: false,
     });
-    let (events, memory) = work(command, (caches, &act), None)?;
+    let (events, memory) = work(command, (caches, act), None)?;
     let mut condition = Condition::default();
     for event in events {
         if let Event::Known(known) = event {
@@ -83,49 +60,36 @@ pub(crate) fn restore(command: Command, caches: &Caches) -> Result<Before> {
 
 pub(crate) fn publish(command: Command, caches: &Caches, before: &Before) -> Result<()> {
     let act = Act::Publish(before.condition.clone());
-    work(command, (caches, &act), Some(&before.memory)).map(drop)
+    work(command, (caches, act), Some(&before.memory)).map(drop)
 }
 
 /// Lets it work; its events, and the file in which it leaves what it remembers.
 fn work(
     mut command: Command,
-    (caches, act): (&Caches, &Act),
+    (caches, act): (&Caches, Act),
     memory: Option<&File>,
 ) -> Result<(Vec<Event>, File)> {
     let request = Request {
-        caches,
+        caches: caches.clone(),
         milliseconds: MILLISECONDS,
         act,
     };
-    let stdin = written(&request, memory)?;
+    let stdin = send(&request, memory)?;
     command.arg("cache-worker").stdin(stdin.try_clone()?);
     let told = programs::output_with(&mut command)?;
     let mut events = Vec::new();
     let mut done = None;
     for line in told.lines() {
-        let line: Line =
-            serde_json::from_str(line).with_context(|| format!("a worker said {line}"))?;
-        if let Some(reason) = line.failed {
-            bail!("a worker failed: {reason}");
+        let line = serde_json::from_str(line).with_context(|| format!("a worker said {line}"))?;
+        match line {
+            Line::Progress(_) => {}
+            Line::Event(event) => events.push(event),
+            Line::Done(value) => done = Some(value),
+            Line::Failed(reason) => bail!("a worker failed: {reason}"),
         }
-        events.extend(line.event);
-        done = done.or(line.done);
     }
     let done: serde_json::Value = serde_json::from_str(&done.context("a worker fell silent")?)?;
     let problems = done["problems"].as_array().map_or(0, Vec::len);
     ensure!(problems == 0, "a worker had problems: {done}");
     Ok((events, stdin))
-}
-
-fn written(request: &Request<'_>, memory: Option<&File>) -> Result<File> {
-    let mut file = tempfile::tempfile().context("make a file without a name")?;
-    let json = serde_json::to_vec(request)?;
-    file.write_all(&u64::try_from(json.len())?.to_le_bytes())?;
-    file.write_all(&json)?;
-    if let Some(mut memory) = memory {
-        memory.rewind()?;
-        std::io::copy(&mut memory, &mut file)?;
-    }
-    file.rewind()?;
-    Ok(file)
 }

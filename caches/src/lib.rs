@@ -11,6 +11,7 @@ mod problems;
 mod progress;
 mod prune;
 mod publish;
+pub mod request;
 mod restore;
 pub mod rsync;
 mod shard;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use ::caches::Event;
+use ::caches::request::Act;
 use init::Deadline;
 use tokio::sync::oneshot;
 
 use super::parent::{Running, Told};
-use super::worker::Act;
 use super::{Caches, Condition, Published, read};
 use crate::config::{CacheMode, CachePublish};
 use crate::job_report::{Trust, trust};

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
+use ::caches::request::{Act, Request};
 use ::caches::{Event, Found, Order, Pruned, Rules, Verified};
 use anyhow::Context;
 use init::{Children, Deadline};
@@ -29,7 +30,6 @@ pub(crate) use kept::Kept;
 pub(crate) use listing::table;
 use parent::{Running, Told};
 pub(crate) use worker::work;
-use worker::{Act, Request};
 
 /// What a worker gets less than we do, to tell what it did not finish.
 const LAST_WORDS: Duration = Duration::from_millis(700);

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ::caches::request::{Line, Request, send};
 use anyhow::Context;
 use init::{Child, Children, Deadline};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 
-use super::worker::{Line, Request, send};
 use crate::user::{Sudo, User};
 
 /// A worker that was given up is not waited for longer.
