@@ -205,10 +205,25 @@ impl Cell {
 
     /// Why a peer is not measured.
     fn without(self, way: Way, full: bool) -> Option<&'static str> {
-        let slow = self.point.1 > 0;
-        let long = slow && (self.point.0 >= 10 || self.at_once.is_some());
-        if way == Way::CpA && long && !full {
-            return Some("it is slower than rsync -a on a slow store; FULL=1 measures it there");
+        let (thousands, latency) = self.point;
+        let long = thousands >= 10 || latency > 1000 || self.at_once.is_some();
+        match way {
+            _ if full => {}
+            Way::CpA if latency > 0 && long => {
+                return Some(
+                    "it is slower than rsync -a on a slow store; FULL=1 measures it there",
+                );
+            }
+            Way::Fpsync | Way::Rclone if thousands > 40 => {
+                return Some("it takes a minute for so many files; FULL=1 measures it there");
+            }
+            Way::Sealed
+            | Way::Loose
+            | Way::RsyncA
+            | Way::Fpsync
+            | Way::CpA
+            | Way::TarZstd
+            | Way::Rclone => {}
         }
         let several = self.at_once.is_some() && matches!(self.work, Work::PublishTool(_));
         (several && way == Way::TarZstd).then_some("one archive cannot have several writers")
