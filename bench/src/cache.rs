@@ -21,7 +21,7 @@ use crate::bench::{Bench, Comparison, Measure};
 use crate::results::{Compared, Unit};
 use crate::sections::Section;
 
-use stores::{InMemory, Stores, Work};
+use stores::{InMemory, Size, Stores, Work};
 use ways::{OURS, PEERS, Way};
 
 pub(crate) const SECTION: Section = Section {
@@ -33,8 +33,11 @@ pub(crate) const SECTION: Section = Section {
 const MIB: f64 = 1_048_576.0;
 /// What a file may cost where there are many, of what it costs where there are 10,000.
 const GROWTH: f64 = 1.2;
-/// Files of the tool that is published where it is the only work.
+/// Files of the tool that is published where it is the only work, and where many publish.
 const TOOL: u32 = 2000;
+const TOOL_AT_ONCE: u32 = 200;
+/// The size of a file in KiB, except where it is what differs.
+const FILE: u32 = 4;
 /// What a peer may take altogether, everyday and with `FULL`: what waits for one request after the
 /// other takes minutes, and repeats to a percent.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(900)];
@@ -58,12 +61,17 @@ const OTHERWISE_FULL: [Point; 2] = [(1, 0), (40, 1000)];
 /// Runners that begin together, each with a mount of its own, and the size of their cache.
 const AT_ONCE: [usize; 3] = [1, 4, 16];
 const OF_EACH: Point = (1, 1000);
+/// Sizes of files, in KiB, of which a thousand are restored.
+const LARGER: [u32; 2] = [64, 256];
+const OF_LARGER: Point = (1, 1000);
 
 /// A piece of work that all contenders do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cell {
     work: Work,
     point: Point,
+    /// The size of a file in KiB.
+    file: u32,
     /// So many runners at once; one alone elsewhere.
     at_once: Option<usize>,
 }
@@ -80,15 +88,15 @@ struct Measured {
 /// The stores of all sizes, each filled when it is asked for.
 struct Shelf {
     memory: InMemory,
-    /// By thousands of files.
-    filled: BTreeMap<u32, Stores>,
+    filled: BTreeMap<Size, Stores>,
 }
 
 impl Shelf {
-    fn stores(&mut self, thousands: u32) -> Result<&Stores> {
-        Ok(match self.filled.entry(thousands) {
+    fn stores(&mut self, thousands: u32, kib: u32) -> Result<&Stores> {
+        let size = Size { thousands, kib };
+        Ok(match self.filled.entry(size) {
             Entry::Occupied(filled) => filled.into_mut(),
-            Entry::Vacant(empty) => empty.insert(Stores::fill(&self.memory, thousands * 1000)?),
+            Entry::Vacant(empty) => empty.insert(Stores::fill(&self.memory, size)?),
         })
     }
 }
@@ -108,29 +116,25 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         (Work::PublishChanged, otherwise.clone()),
         (Work::PublishTool(TOOL), otherwise),
     ];
-    let alone = table.into_iter().flat_map(|(work, points)| {
-        let at_once = None;
-        let cell = move |point| Cell {
-            work,
-            point,
-            at_once,
-        };
-        points.into_iter().map(cell)
-    });
-    let together = [Work::RestoreCold, Work::PublishTool(200)]
+    let alone = table
         .into_iter()
-        .flat_map(|work| {
-            AT_ONCE.map(Some).map(|at_once| Cell {
-                work,
-                point: OF_EACH,
-                at_once,
-            })
-        });
+        .flat_map(|(work, points)| points.into_iter().map(move |point| Cell::of(work, point)));
+    let larger = LARGER.map(|file| Cell {
+        file,
+        ..Cell::of(Work::RestoreCold, OF_LARGER)
+    });
+    let together = [Work::RestoreCold, Work::PublishTool(TOOL_AT_ONCE)];
+    let together = together.into_iter().flat_map(|work| {
+        AT_ONCE.map(|runners| Cell {
+            at_once: Some(runners),
+            ..Cell::of(work, OF_EACH)
+        })
+    });
     let mut shelf = Shelf {
         memory: InMemory::mount()?,
         filled: BTreeMap::new(),
     };
-    for cell in alone.chain(together) {
+    for cell in alone.chain(larger).chain(together) {
         measure(bench, (cell, &mut shelf), &mut all)?;
     }
     growth(bench, &all)?;
@@ -140,6 +144,15 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
 }
 
 impl Cell {
+    fn of(work: Work, point: Point) -> Self {
+        Self {
+            work,
+            point,
+            file: FILE,
+            at_once: None,
+        }
+    }
+
     fn name(self) -> String {
         let work = match self.work {
             Work::RestoreCold => "cache_restore",
@@ -149,11 +162,15 @@ impl Cell {
             Work::PublishTool(_) => "cache_publish_tool",
         };
         let (thousands, latency) = self.point;
-        match self.at_once {
+        let mut name = match self.at_once {
             Some(runners) => format!("{work}_at_once_{runners}"),
             None if latency % 1000 == 0 => format!("{work}_{thousands}k_{}ms", latency / 1000),
             None => format!("{work}_{thousands}k_{latency}us"),
+        };
+        if self.file != FILE {
+            name += &format!("_{}kib", self.file);
         }
+        name
     }
 
     fn what(self) -> String {
@@ -170,7 +187,11 @@ impl Cell {
             Some(runners) if runners > 1 => format!("{runners} runners at once, each: "),
             _ => String::new(),
         };
-        format!("{runners}{work}; {thousands},000 files, store with {latency} ms latency")
+        let files = match self.file {
+            FILE => format!("{thousands},000 files"),
+            kib => format!("{thousands},000 files of {kib} KiB"),
+        };
+        format!("{runners}{work}; {files}, store with {latency} ms latency")
     }
 
     /// How ours has the files: the first takes turns with the peers, the others right after it.
@@ -249,7 +270,7 @@ fn measure(
     }
     let full = bench.full();
     let (thousands, latency) = cell.point;
-    let stores = shelf.stores(thousands)?;
+    let stores = shelf.stores(thousands, cell.file)?;
     let (times, requests) = (Along::default(), Along::default());
     let once = |way| -> Result<f64> {
         let cost = stores.measure(cell.work, way, (latency, cell.at_once.unwrap_or(1)))?;
@@ -333,7 +354,7 @@ fn along<'a>(
 
 /// The requests to the store that the same rounds had; of ours, none when nothing is new.
 fn count(bench: &mut Bench<'_>, cell: Cell, requests: &Along<Way>) -> Result<()> {
-    if cell.point.1 != 1000 || cell.at_once.is_some() {
+    if cell.point.1 != 1000 || cell.file != FILE || cell.at_once.is_some() {
         return Ok(());
     }
     for way in cell.ours() {
@@ -400,7 +421,7 @@ fn memory(bench: &mut Bench<'_>, shelf: &mut Shelf) -> Result<()> {
     if !bench.wants("cache_memory") {
         return Ok(());
     }
-    let stores = shelf.stores(160)?;
+    let stores = shelf.stores(160, FILE)?;
     for (way, kind) in [(Way::Sealed, "tools"), (Way::Loose, "directory")] {
         let (command, store) = stores.restore(way, 1000)?;
         let (own, with_rsyncs) = memory::peak(command)?;

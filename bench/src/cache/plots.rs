@@ -3,7 +3,7 @@
 use super::slow::SLOTS;
 use super::stores::Work;
 use super::ways::Way;
-use super::{Cell, Measured};
+use super::{Cell, Measured, OF_LARGER, TOOL, TOOL_AT_ONCE};
 use crate::bench::Bench;
 use crate::plot::{Plot, Scale};
 use crate::results::Compared;
@@ -11,6 +11,7 @@ use crate::results::Compared;
 pub(super) fn add(bench: &mut Bench<'_>, all: &[Measured]) {
     by_files(bench, all);
     by_latency(bench, all);
+    by_bytes(bench, all);
     again(bench, all);
     at_once(bench, all);
 }
@@ -22,12 +23,8 @@ fn alone(
     chosen: impl Fn((u32, u32)) -> bool,
 ) -> impl Iterator<Item = &Measured> {
     all.iter().filter(move |one| {
-        let Cell {
-            work: of,
-            point,
-            at_once,
-        } = one.cell;
-        of == work && one.ours == ours && at_once.is_none() && chosen(point)
+        let expected = Cell::of(work, one.cell.point);
+        one.cell == expected && one.ours == ours && chosen(one.cell.point)
     })
 }
 
@@ -83,6 +80,34 @@ fn by_latency(bench: &mut Bench<'_>, all: &[Measured]) {
     bench.plot(plot.limit("limit: requests \u{d7} latency \u{f7} concurrency", &limit));
 }
 
+fn by_bytes(bench: &mut Bench<'_>, all: &[Measured]) {
+    let measured = || {
+        let of = |one: &&Measured| {
+            let expected = Cell {
+                file: one.cell.file,
+                ..Cell::of(Work::RestoreCold, OF_LARGER)
+            };
+            one.cell == expected && one.ours == Way::Sealed
+        };
+        all.iter().filter(of)
+    };
+    let mebibytes = |one: &Measured| f64::from(one.cell.file) * 1000.0 / 1024.0;
+    let limit: Vec<_> = measured()
+        .map(|one| (mebibytes(one), one.bytes_alone))
+        .collect();
+    let plot = Plot::lines(
+        (
+            "cache_bytes",
+            "Restoring 1,000 files: how the cost grows with their bytes",
+            "Small files are waited for; large ones are written, by everybody at the speed of the \
+             local disk.",
+        ),
+        ("MiB", Scale::Log, Scale::Log),
+        measured().map(|one| (mebibytes(one), &one.compared)),
+    );
+    bench.plot(plot.limit("limit: as many bytes written into one file", &limit));
+}
+
 fn again(bench: &mut Bench<'_>, all: &[Measured]) {
     let works = [
         (
@@ -94,7 +119,7 @@ fn again(bench: &mut Bench<'_>, all: &[Measured]) {
         ("publish, 1 % has changed", Work::PublishChanged, Way::Loose),
         (
             "publish, one new tool",
-            Work::PublishTool(super::TOOL),
+            Work::PublishTool(TOOL),
             Way::Sealed,
         ),
     ];
@@ -124,7 +149,7 @@ fn at_once(bench: &mut Bench<'_>, all: &[Measured]) {
             ),
         ),
         (
-            Work::PublishTool(500),
+            Work::PublishTool(TOOL_AT_ONCE),
             (
                 "cache_publish_at_once",
                 "Many runners publish to one store",

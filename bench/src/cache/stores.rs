@@ -19,7 +19,6 @@ use super::ways::{self, Way};
 use crate::programs::{self, milliseconds};
 use crate::worker::{self, Before};
 
-const FILE: u64 = 4096;
 /// Files of a tool that is there already, and of one of a tool's folders: an installed Python has
 /// twenty in each, a `node_modules` five.
 const TOOL: u32 = 500;
@@ -50,10 +49,19 @@ pub(crate) struct Cost {
 /// Where the stores and the local files are. Dropping it removes them.
 pub(crate) struct InMemory(PathBuf);
 
+/// How many files there are in a store, and how large each is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Size {
+    pub(crate) thousands: u32,
+    pub(crate) kib: u32,
+}
+
 /// The stores of one size.
 pub(crate) struct Stores {
     folder: PathBuf,
     files: u32,
+    /// The bytes of each file.
+    file: u64,
     /// How often was measured: names new tools, and makes changed files differ.
     count: Cell<u32>,
 }
@@ -62,15 +70,17 @@ pub(crate) struct Stores {
 type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 
 impl Stores {
-    pub(crate) fn fill(memory: &InMemory, files: u32) -> Result<Self> {
+    pub(crate) fn fill(memory: &InMemory, size: Size) -> Result<Self> {
+        let files = size.thousands * 1000;
         let stores = Self {
-            folder: memory.0.join(files.to_string()),
+            folder: memory.0.join(format!("{files}-{}", size.kib)),
             files,
+            file: u64::from(size.kib) * 1024,
             count: Cell::new(0),
         };
         let seed = stores.path("seed/tree");
         for number in 0..files / TOOL {
-            make_tool(&seed, &format!("tool{number}"), TOOL)?;
+            stores.make_tool(&seed, &format!("tool{number}"), TOOL)?;
         }
         let nothing = stores.path("seed/nothing");
         for way in ways::OURS {
@@ -180,7 +190,7 @@ impl Stores {
         }
         let files = way.files(&local);
         match work {
-            Work::PublishTool(size) => make_tool(&files, &self.new_tool(runner), size)?,
+            Work::PublishTool(size) => self.make_tool(&files, &self.new_tool(runner), size)?,
             Work::PublishChanged => self.change(&files)?,
             Work::RestoreCold | Work::RestoreAgain | Work::PublishNothing => {}
         }
@@ -232,7 +242,8 @@ impl Stores {
     fn change(&self, files: &Path) -> Result<()> {
         let salt = format!("changed{}", self.count.get());
         for path in self.changed(files) {
-            fs::write(&path, content(&salt, 0)).with_context(|| format!("{}", path.display()))?;
+            fs::write(&path, self.content(&salt, 0))
+                .with_context(|| format!("{}", path.display()))?;
         }
         Ok(())
     }
@@ -254,7 +265,7 @@ impl Stores {
             Work::RestoreCold | Work::RestoreAgain => {
                 let last = files.join("tool0/1.0.0/x64/0/0");
                 let size = last.metadata().map(|found| found.len()).unwrap_or_default();
-                ensure!(size == FILE, "{} was not restored", last.display());
+                ensure!(size == self.file, "{} was not restored", last.display());
                 if work == Work::RestoreCold {
                     remove(local)?;
                 }
@@ -277,7 +288,7 @@ impl Stores {
                     store
                 };
                 let last = self.changed(&kept).last().context("nothing was changed")?;
-                let expected = content(&format!("changed{}", self.count.get()), 0);
+                let expected = self.content(&format!("changed{}", self.count.get()), 0);
                 let found = fs::read(&last).with_context(|| format!("{}", last.display()))?;
                 ensure!(found == expected, "{} was not published", last.display());
             }
@@ -302,12 +313,42 @@ impl Stores {
         let block = vec![1; 1 << 20];
         let begin = Instant::now();
         let mut file = fs::File::create(&path)?;
-        for _ in 0..(u64::from(self.files) * FILE) >> 20 {
+        for _ in 0..(u64::from(self.files) * self.file) >> 20 {
             std::io::Write::write_all(&mut file, &block)?;
         }
         let took = milliseconds(begin.elapsed());
         fs::remove_file(&path)?;
         Ok(took)
+    }
+
+    fn make_tool(&self, root: &Path, name: &str, files: u32) -> Result<()> {
+        let unit = root.join(name).join("1.0.0/x64");
+        for number in 0..files / FOLDER {
+            let folder = unit.join(number.to_string());
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            for file in 0..FOLDER {
+                let content = self.content(name, number * FOLDER + file);
+                fs::write(folder.join(file.to_string()), content)?;
+            }
+        }
+        fs::write(unit.with_extension("complete"), [])?;
+        Ok(())
+    }
+
+    /// As compressible as programs are: half of it noise, half of it the same.
+    fn content(&self, tool: &str, file: u32) -> Vec<u8> {
+        let mut state = tool.bytes().fold(u64::from(file) + 1, |state, byte| {
+            state.wrapping_mul(31).wrapping_add(u64::from(byte))
+        });
+        let noise = (0..self.file / 2 / 8).flat_map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state ^ (state >> 29)).to_le_bytes()
+        });
+        let mut content: Vec<u8> = noise.collect();
+        content.extend((0..self.file / 2).map(|_| b'x'));
+        content
     }
 }
 
@@ -331,36 +372,6 @@ fn at_once(jobs: Vec<Job>) -> Result<f64> {
         }
         Ok(milliseconds(begin.elapsed()))
     })
-}
-
-fn make_tool(root: &Path, name: &str, files: u32) -> Result<()> {
-    let unit = root.join(name).join("1.0.0/x64");
-    for number in 0..files / FOLDER {
-        let folder = unit.join(number.to_string());
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        for file in 0..FOLDER {
-            let content = content(name, number * FOLDER + file);
-            fs::write(folder.join(file.to_string()), content)?;
-        }
-    }
-    fs::write(unit.with_extension("complete"), [])?;
-    Ok(())
-}
-
-/// As compressible as programs are: half of it noise, half of it the same.
-fn content(tool: &str, file: u32) -> Vec<u8> {
-    let mut state = tool.bytes().fold(u64::from(file) + 1, |state, byte| {
-        state.wrapping_mul(31).wrapping_add(u64::from(byte))
-    });
-    let noise = (0..FILE / 2 / 8).flat_map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state ^ (state >> 29)).to_le_bytes()
-    });
-    let mut content: Vec<u8> = noise.collect();
-    content.extend((0..FILE / 2).map(|_| b'x'));
-    content
 }
 
 fn remove(path: &Path) -> Result<()> {
