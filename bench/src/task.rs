@@ -29,6 +29,9 @@ const SHELL: &str =
 const TOOLS: usize = 4;
 const FILES: usize = 1000;
 const SIZE: usize = 4096;
+/// The volumes of the work folder and of the runner's own programs for container jobs.
+const WORK: &str = "bench-work";
+const EXTERNALS: &str = "bench-externals";
 /// Where a store is in the containers.
 const STORE: &str = "/store";
 
@@ -193,16 +196,24 @@ impl<'a> Tasks<'a> {
 
     fn run_one(&self, volume: &str) -> Result<(f64, f64)> {
         let (stage, kind) = (self.stage, self.kind);
-        let daemon = Daemon::create(stage, kind.daemon(), "task-dind", &[])?;
-        let more = [
-            format!("--volume={}:/dind", daemon.container.inside()),
+        // New for each task, and at the same paths in both containers, as jobs' containers need them.
+        let forget = ["docker", "volume", "rm", "--force", WORK, EXTERNALS];
+        stage.host().run(forget)?;
+        let shared = [
             format!("--volume={volume}:/opt/hostedtoolcache"),
+            format!("--volume={WORK}:/home/runner/_work"),
+            format!("--volume={EXTERNALS}:/home/runner/externals"),
+        ];
+        let daemon = Daemon::create(stage, kind.daemon(), "task-dind", &shared)?;
+        let mut more = vec![
+            format!("--volume={}:/dind", daemon.container.inside()),
             format!("--volume={}:{STORE}", kind.store()),
             format!("--volume={}:/busybox.tar:ro", crate::stage::IMAGE),
             "--env=DOCKER_HOST=unix:///dind/docker.sock".into(),
             format!("--env=CACHE_STORE={STORE}"),
             "--env=CACHE_PUBLISH=all".into(),
         ];
+        more.extend(shared);
         let runner = runner::create(stage, kind.runner(), ("task", &more))?;
         let [first, last] = ["first", "last"].map(|name| format!("date +%s.%N >{FOLDER}/{name}"));
         let stored = self.stored()?;
