@@ -20,11 +20,13 @@ use crate::store::{Placed, Store};
 use crate::unit::{Unit, scan};
 use crate::{Caches, Event};
 
-/// How soon it is noticed that the watching is over; a lost notice costs as much.
+/// How soon it is noticed that the watching is over: the end of a job waits for it.
 const TICK: Timespec = Timespec {
     tv_sec: 0,
-    tv_nsec: 200_000_000,
+    tv_nsec: 20_000_000,
 };
+/// So many of them later is looked without a notice: one can be lost.
+const TICKS: usize = 10;
 
 /// Publishes each unit that becomes complete, until it is told to stop.
 pub fn watch(
@@ -74,7 +76,7 @@ fn follow(
                 Err(error) => published.problems.push(format!("{unit}: {error:#}")),
             }
         }
-        wait(&notices)?;
+        wait(&notices, stop)?;
     }
     Ok(())
 }
@@ -113,11 +115,14 @@ fn observe(notices: &OwnedFd, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wait(notices: &OwnedFd) -> anyhow::Result<()> {
+fn wait(notices: &OwnedFd, stop: &Stop) -> anyhow::Result<()> {
     let mut fds = [PollFd::new(notices, PollFlags::IN)];
-    match poll(&mut fds, Some(&TICK)) {
-        Err(rustix::io::Errno::INTR) | Ok(_) => {}
-        Err(error) => return Err(error).context("cannot wait for notices"),
+    for _ in 0..TICKS {
+        match poll(&mut fds, Some(&TICK)) {
+            Ok(0) if !stop.is_over() => {}
+            Err(rustix::io::Errno::INTR) | Ok(_) => break,
+            Err(error) => return Err(error).context("cannot wait for notices"),
+        }
     }
     // Which names they are is not asked: looking is cheap.
     let mut buffer = [MaybeUninit::uninit(); 4096];

@@ -17,8 +17,8 @@ use crate::lifecycle::Task;
 const FOREVER: Duration = Duration::from_secs(35 * 24 * 3600);
 /// A storage that does not answer until then is not waited for.
 const HAND_OVER: Duration = Duration::from_secs(30);
-/// A worker that was killed and still blocks in the storage is not waited for longer.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// A worker that blocks in the storage when the job is over is not waited for longer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Task<'_> {
     /// Publishes what the job installs, while it runs, if it may. Returns when `over` is dropped,
@@ -98,9 +98,10 @@ impl Caches {
         }
     }
 
-    /// Ends a watching worker: what it has not published by now is published with the rest.
+    /// Ends a watching worker: what it has not published by now is published with the rest. It is
+    /// asked and not killed, or it could die between putting a tool into the store and telling so.
     async fn end(&self, mut watching: Running) {
-        watching.kill();
+        watching.ask_to_end();
         let deadline = Deadline::within(LAST_WORDS);
         while self.hear(watching.next(deadline).await).is_none() {}
     }

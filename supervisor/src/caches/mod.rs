@@ -42,8 +42,8 @@ pub(crate) struct Caches {
     read_only: bool,
     /// As whom the work is done; `None` is us.
     user: Option<User>,
-    /// Begins the names of our drafts in the store. With the job, who publishes early is killed; the
-    /// publication at the end removes what that one leaves.
+    /// Begins the names of our drafts in the store. Who publishes early may be killed with the job;
+    /// the publication at the end removes what that one leaves.
     drafts: String,
     before: RefCell<Before>,
 }

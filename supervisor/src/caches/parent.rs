@@ -94,9 +94,9 @@ impl Running {
         }
     }
 
-    /// Ends it at once; what it told before is still heard.
-    pub(super) fn kill(&self) {
-        self.child.signal_group(Signal::SIGKILL);
+    /// Asks it to end with what it has begun; what it tells until then is still heard.
+    pub(super) fn ask_to_end(&self) {
+        self.child.signal(Signal::SIGTERM);
     }
 
     /// What it remembers, once it is done.
