@@ -9,6 +9,7 @@ use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 
 use crate::moved::moved;
+use crate::rsync::Copied;
 use crate::tree::{Entry, Kind, Tree, Wanted};
 use crate::{REQUESTS, Root, pack, trees};
 
@@ -32,14 +33,15 @@ impl ChangedTree<'_> {
 }
 
 /// Regular files and their bytes, each once however many names it has.
-pub(crate) fn amount<'a>(entries: impl Iterator<Item = Entry<'a>>) -> (u64, u64) {
+pub(crate) fn amount<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Copied {
     let mut known = HashSet::new();
     let files = entries.filter(|entry| {
         let meta = entry.meta();
         meta.kind == Kind::File && (meta.links == 1 || known.insert(meta.inode))
     });
-    files.fold((0, 0), |(files, bytes), entry| {
-        (files + 1, bytes + entry.meta().size)
+    files.fold(Copied::default(), |all, entry| Copied {
+        files: all.files + 1,
+        bytes: all.bytes + entry.meta().size,
     })
 }
 

@@ -21,7 +21,7 @@ use crate::memory::{Memory, content_mark};
 use crate::pack::{self, Changed};
 use crate::problems::Problems;
 use crate::progress::Progress;
-use crate::rsync::{self, Sharded};
+use crate::rsync::{self, Copied, Sharded};
 use crate::shard::{Crowd, divide};
 use crate::stop::Stop;
 use crate::store::{Placed, Store, make_directory};
@@ -172,7 +172,7 @@ impl Work<'_> {
                 Some(store) => store,
                 None => {
                     for changed in &changed {
-                        let (files, bytes) = amount(changed.entries());
+                        let Copied { files, bytes } = amount(changed.entries());
                         published.files += files;
                         published.bytes += bytes;
                     }
@@ -335,7 +335,7 @@ impl Work<'_> {
             (count + 1, bytes + entry.meta().size)
         });
         if self.condition.dry_run {
-            let (files, bytes) = amount(changed.entries());
+            let Copied { files, bytes } = amount(changed.entries());
             published.files += files;
             published.bytes += bytes;
             return Ok(());
@@ -408,7 +408,7 @@ pub(crate) fn publish_unit(
 impl New {
     fn of(unit: Unit, root: &Path) -> anyhow::Result<Self> {
         let tree = Tree::local(&unit.directory(root), &|_| Wanted::Yes)?;
-        let (files, bytes) = amount(tree.entries());
+        let Copied { files, bytes } = amount(tree.entries());
         Ok(Self { unit, files, bytes })
     }
 }

@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::pack::{Buffers, Damaged, Extraction, Pack};
 use crate::problems::Problems;
 use crate::progress::{Counter, Progress};
+use crate::rsync::Copied;
 use crate::stop::Stop;
 use crate::store::{Listed, Store};
 use crate::trees;
@@ -46,7 +47,7 @@ pub struct Order {
 pub struct Restored {
     /// Units that are complete on the local disk now and were not before.
     pub units: usize,
-    /// Files that were written.
+    /// Files that arrived; none of a unit that did not.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -54,6 +55,13 @@ pub struct Restored {
     pub left_out: Vec<String>,
     /// What could not be restored and why, one line each.
     pub problems: Vec<String>,
+}
+
+impl Restored {
+    pub(crate) fn count(&mut self, arrived: Copied) {
+        self.files += arrived.files;
+        self.bytes += arrived.bytes;
+    }
 }
 
 /// Everything that one restore shares.
@@ -100,8 +108,6 @@ pub fn restore(
     let (left_out, problems) = std::mem::take(&mut *work.problems()).told();
     restored.left_out = left_out;
     restored.problems.extend(problems);
-    let amount = progress.amount();
-    (restored.files, restored.bytes) = (amount.files, amount.bytes);
     restored
 }
 
@@ -147,7 +153,7 @@ impl Work<'_> {
             self.unpack(&store, &stage, (&packs[urgent..], urgent == 0), restored)?;
             trees::restore_plain(self, &stage, &mut plain, (urgent == 0, restored))?;
         }
-        trees::restore_loose(self, (&store, &units), known)
+        trees::restore_loose(self, (&store, &units), (known, restored))
     }
 
     fn note_use(&self, store: &Store, packs: &[Listed]) {
@@ -190,7 +196,10 @@ impl Work<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         for (unit, outcome) in results {
             match outcome {
-                Ok(()) => restored.units += 1,
+                Ok(made) => {
+                    restored.units += 1;
+                    restored.count(made);
+                }
                 Err(error) => self.problems().add(&unit.to_string(), &error),
             }
         }
@@ -227,7 +236,7 @@ struct Unpacking<'a> {
     displace: bool,
     queue: Mutex<Queue<'a>>,
     change: Condvar,
-    results: Mutex<Vec<(Unit, anyhow::Result<()>)>>,
+    results: Mutex<Vec<(Unit, anyhow::Result<Copied>)>>,
 }
 
 struct Queue<'a> {
@@ -251,6 +260,14 @@ enum Task<'a> {
     Frame(Arc<Making<'a>>, usize),
 }
 
+/// A pack that was opened.
+enum Opened<'a> {
+    /// There are frames to be unpacked.
+    Frames(Arc<Making<'a>>),
+    /// It has no files, and its unit is there.
+    Whole(Copied),
+}
+
 impl<'a> Unpacking<'a> {
     fn work(&self) {
         let counter = self.work.progress.counter();
@@ -261,8 +278,8 @@ impl<'a> Unpacking<'a> {
         while let Some(task) = self.next() {
             match task {
                 Task::Open(listed) => match self.open(listed, &mut buffers, &counter) {
-                    Ok(Some(making)) => self.add_frames(making),
-                    Ok(None) => self.done(&listed.unit, Ok(())),
+                    Ok(Opened::Frames(making)) => self.add_frames(making),
+                    Ok(Opened::Whole(made)) => self.done(&listed.unit, Ok(made)),
                     Err(error) => self.done(&listed.unit, Err(error)),
                 },
                 Task::Frame(making, index) => {
@@ -306,13 +323,13 @@ impl<'a> Unpacking<'a> {
         }
     }
 
-    /// Reads the manifest and makes the directories; `None` when that was all.
+    /// Reads the manifest and makes the directories.
     fn open(
         &self,
         listed: &Listed,
         buffers: &mut Buffers,
         counter: &Counter,
-    ) -> anyhow::Result<Option<Arc<Making<'a>>>> {
+    ) -> anyhow::Result<Opened<'a>> {
         self.work.stop.check()?;
         let pack = match Pack::open(&self.store.pack(&listed.unit), &listed.unit) {
             Err(error) if error.is::<Damaged>() => {
@@ -340,10 +357,9 @@ impl<'a> Unpacking<'a> {
             return Err(error);
         }
         if making.left.load(Ordering::Relaxed) == 0 {
-            self.commit(&making, buffers)?;
-            return Ok(None);
+            return Ok(Opened::Whole(self.commit(&making, buffers)?));
         }
-        Ok(Some(Arc::new(making)))
+        Ok(Opened::Frames(Arc::new(making)))
     }
 
     fn frame(
@@ -383,7 +399,7 @@ impl<'a> Unpacking<'a> {
         self.done(&making.extraction.pack.manifest.unit, outcome);
     }
 
-    fn commit(&self, making: &Making<'_>, buffers: &mut Buffers) -> anyhow::Result<()> {
+    fn commit(&self, making: &Making<'_>, buffers: &mut Buffers) -> anyhow::Result<Copied> {
         self.work.stop.check()?;
         let pack = &making.extraction.pack;
         making
@@ -391,10 +407,14 @@ impl<'a> Unpacking<'a> {
             .frame(pack.manifest.frames.len() - 1, buffers)?;
         let marker = making.extraction.finish()?;
         self.stage
-            .commit(&pack.manifest.unit, marker, self.displace)
+            .commit(&pack.manifest.unit, marker, self.displace)?;
+        Ok(Copied {
+            files: pack.manifest.files,
+            bytes: pack.manifest.bytes,
+        })
     }
 
-    fn done(&self, unit: &Unit, outcome: anyhow::Result<()>) {
+    fn done(&self, unit: &Unit, outcome: anyhow::Result<Copied>) {
         if outcome.is_ok() {
             (self.work.tell)(Event::Restored(unit.clone()));
         }

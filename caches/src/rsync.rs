@@ -44,7 +44,8 @@ impl Copied {
     }
 }
 
-/// How a copy ended.
+/// How a copy ended. What rsync counts is there only when everything is: it counts a file before it
+/// has read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything is there.
@@ -53,6 +54,18 @@ pub enum Outcome {
     Partial(String),
     /// The copy is worth nothing.
     Failed(String),
+}
+
+/// What many copied together, if nothing is missing.
+pub(crate) fn all_copied(outcomes: &[Outcome]) -> Option<Copied> {
+    let mut all = Copied::default();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Complete(copied) => all.add(*copied),
+            Outcome::Partial(_) | Outcome::Failed(_) => return None,
+        }
+    }
+    Some(all)
 }
 
 /// A copy by one rsync.

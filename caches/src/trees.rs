@@ -15,13 +15,14 @@ use anyhow::Context;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use rustix::fs::{AtFlags, CWD, Mode, chmodat, utimensat};
 
+use crate::changed::amount;
 use crate::filter::Filter;
 use crate::local::Stage;
 use crate::memory::{Memory, content_mark};
 use crate::moved::moved;
 use crate::pack::times;
 use crate::restore::{Restored, Work};
-use crate::rsync::{Outcome, Sharded};
+use crate::rsync::{Copied, Outcome, Sharded, all_copied};
 use crate::shard::{Crowd, LOOKS, divide, usual};
 use crate::store::{Store, is_ours};
 use crate::tree::{Entry, Kind, Tree, Wanted};
@@ -168,7 +169,7 @@ pub(crate) fn restore_plain(
         return Ok(());
     }
     let all: Vec<Entry<'_>> = plain.tree.entries().collect();
-    copy(work, (&plain.place, &stage.path), (&plain.tree, &all))?;
+    let outcomes = copy(work, (&plain.place, &stage.path), (&plain.tree, &all))?;
     // Which unit has a hole rsync does not say: what arrived does.
     let arrived = Tree::local(&stage.path, &|_| Wanted::Yes)?;
     let arrived: HashSet<u64> = marks(&arrived).into_iter().collect();
@@ -205,9 +206,18 @@ pub(crate) fn restore_plain(
                 restored.units += 1;
                 (work.tell)(Event::Restored(unit));
             }
-            Err(error) => work.problems().add(&unit.to_string(), &error),
+            Err(error) => {
+                work.problems().add(&unit.to_string(), &error);
+                holes.insert(unit.to_string());
+            }
         }
     }
+    restored.count(match all_copied(&outcomes) {
+        Some(copied) if holes.is_empty() => copied,
+        _ => amount(plain.tree.entries().filter(
+            |entry| matches!(part_of(entry, &units), Part::Unit(unit) if !holes.contains(&unit)),
+        )),
+    });
     Ok(())
 }
 
@@ -258,7 +268,7 @@ pub(crate) fn loose<'a>(
 pub(crate) fn restore_loose(
     work: &Work<'_>,
     (store, units): (&Store, &HashSet<Unit>),
-    known: &mut Memory,
+    (known, restored): (&mut Memory, &mut Restored),
 ) -> anyhow::Result<()> {
     let mut listed = Vec::new();
     for (index, root) in work.caches.roots.iter().enumerate() {
@@ -276,7 +286,8 @@ pub(crate) fn restore_loose(
     }
     listed.sort_by_key(|(bytes, index, ..)| (*bytes, *index));
     for (_, index, root, place, trees) in listed {
-        if let Err(error) = restore_root((work, units), (index, root), (&place, trees), known) {
+        let (at, both) = ((index, root), (place.as_path(), trees));
+        if let Err(error) = restore_root((work, units), at, both, (known, restored)) {
             work.problems()
                 .add(&root.path.display().to_string(), &error);
         }
@@ -303,7 +314,7 @@ fn restore_root(
     (work, units): (&Work<'_>, &HashSet<Unit>),
     (index, root): (usize, &Root),
     (place, (tree, mut local)): (&Path, (Tree, Tree)),
-    known: &mut Memory,
+    (known, restored): (&mut Memory, &mut Restored),
 ) -> anyhow::Result<()> {
     if tree.len() == 0 {
         known.compared(index);
@@ -328,8 +339,10 @@ fn restore_root(
     if !missing.is_empty() {
         // So many files are a burden while they are copied.
         drop(std::mem::take(&mut local));
-        failed = copy(work, (place, &root.path), (&tree, &missing))?;
+        let outcomes = copy(work, (place, &root.path), (&tree, &missing))?;
         local = Tree::local(&root.path, &loose(root, index == 0, units))?;
+        restored.count(all_copied(&outcomes).unwrap_or_else(|| arrived(&missing, &local)));
+        failed = first_failure(outcomes);
     }
     // What is the same on both sides now need not be published.
     let mut path = Vec::new();
@@ -342,12 +355,20 @@ fn restore_root(
     failed.map_or(Ok(()), Err)
 }
 
-/// Copies what of `tree` is `missing`; what went wrong without ending everything.
+/// What of that which was `missing` is there now.
+fn arrived(missing: &[Entry<'_>], local: &Tree) -> Copied {
+    let there: HashSet<u64> = marks(local).into_iter().collect();
+    let mut path = Vec::new();
+    let is_there = |entry: &&Entry<'_>| there.contains(&content_mark(entry, &mut path));
+    amount(missing.iter().filter(is_there).copied())
+}
+
+/// Copies what of `tree` is `missing`; how each part of it ended.
 fn copy(
     work: &Work<'_>,
     (from, to): (&Path, &Path),
     (tree, missing): (&Tree, &[Entry<'_>]),
-) -> anyhow::Result<Option<anyhow::Error>> {
+) -> anyhow::Result<Vec<Outcome>> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     let directories = missing
         .iter()
@@ -363,8 +384,8 @@ fn copy(
         (count + 1, bytes + entry.meta().size)
     });
     work.progress.expect(count, bytes);
-    let failed = if count == 0 {
-        None
+    let outcomes = if count == 0 {
+        Vec::new()
     } else {
         let crowd = Crowd {
             wait: wait_of_reading(from, missing),
@@ -378,7 +399,7 @@ fn copy(
             shards,
             at_once,
         };
-        first_failure(copy.run(work.children, work.stop, work.progress)?)
+        copy.run(work.children, work.stop, work.progress)?
     };
     // Also those that were there: what was put into them changed their times.
     for entry in tree
@@ -391,7 +412,7 @@ fn copy(
         chmodat(CWD, &path, mode, AtFlags::empty()).ok();
         utimensat(CWD, &path, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW).ok();
     }
-    Ok(failed)
+    Ok(outcomes)
 }
 
 /// How long a file in the store has to be waited for: some from everywhere are looked into.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::world::{World, assert_same, describe, run};
+use crate::world::{World, assert_same, describe, noise, run};
 
 /// Everything that a tree can have and a copy must keep.
 fn make_tree(top: &Path) {
@@ -59,18 +59,6 @@ fn make_tree(top: &Path) {
         .set_modified(ancient)
         .unwrap();
     fs::set_permissions(top.join("empty/deeper"), Permissions::from_mode(0o711)).unwrap();
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut bytes = Vec::with_capacity(length);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes
 }
 
 fn assert_holes_are_kept(top: &Path) {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use caches::{Condition, Order, Rules, prune};
 
-use crate::world::{World, assert_same, describe, empty, publish, restore, unit};
+use crate::world::{World, assert_same, describe, empty, noise, publish, restore, unit};
 
 #[test]
 fn the_first_publication_of_a_unit_stays() {
@@ -70,6 +70,25 @@ fn a_damaged_pack_is_quarantined_and_the_rest_arrives() {
         assert_eq!(world.publish("one").units, ["bad/1/x64"], "{name}");
         assert_eq!(world.restore("two").units, 1, "{name}");
     }
+}
+
+#[test]
+fn of_a_unit_that_is_damaged_nothing_counts_as_restored() {
+    let world = World::new();
+    let from = world.caches("one").roots[0].path.clone();
+    unit(&from, "good/1/x64", "good");
+    unit(&from, "bad/1/x64", "bad");
+    // Of several frames, the last of which is damaged.
+    fs::write(from.join("bad/1/x64/large"), noise(8 << 20)).unwrap();
+    world.publish("one");
+    let pack = world.pack("bad/1/x64");
+    let mut bytes = fs::read(&pack).unwrap();
+    let at = bytes.len() - (1 << 20);
+    bytes[at] ^= 0x55;
+    fs::write(&pack, bytes).unwrap();
+    let restored = world.restore("two");
+    assert_eq!((restored.units, restored.problems.len()), (1, 1));
+    assert_eq!((restored.files, restored.bytes), (1, 4));
 }
 
 #[test]

@@ -118,6 +118,19 @@ pub(crate) fn unit(root: &Path, name: &str, content: &str) {
     fs::write(root.join(format!("{name}.complete")), "").unwrap();
 }
 
+/// What cannot be compressed.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes
+}
+
 /// Everything about a tree that a copy must have too; hard links by which names share a file.
 pub(crate) fn describe(top: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut all = BTreeMap::new();

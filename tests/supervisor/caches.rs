@@ -55,6 +55,31 @@ fn what_cannot_be_restored_is_missing_and_the_job_runs() {
 }
 
 #[test]
+fn what_rsync_counted_and_did_not_bring_does_not_count_as_restored() {
+    let mut trial = Trial::new();
+    let roots = ["tools", "pip"].map(|name| trial.path(name).display().to_string());
+    trial.set("CACHE_ROOTS", roots.join(":"));
+    make_unit(&trial.path("store/toolcache"), "other/1.0.0/x64", "other");
+    fs::create_dir_all(trial.path("store/toolcache/other/1.0.0/x64/lib")).unwrap();
+    for name in [
+        "toolcache/other/1.0.0/x64/lib/lost",
+        "trees/pip/lost",
+        "trees/pip/there",
+    ] {
+        let path = trial.path("store").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    trial.rsync("restore", "lose lost");
+    let ended = trial.start(&["cache", "restore"]).end();
+    assert_eq!(ended.code, 69, "{}", ended.log_text());
+    // The unit that is whole, and the loose file that came.
+    let told = "restored 1 units, 2 files, 19 bytes\n";
+    assert_eq!(ended.stdout, told, "{}", ended.log_text());
+    assert!(trial.path("pip/there").exists() && !trial.path("pip/lost").exists());
+}
+
+#[test]
 fn a_store_that_hangs_costs_the_job_its_tools_and_no_more() {
     let mut trial = Trial::new();
     trial.set("CACHE_RESTORE_TIMEOUT", 1);
