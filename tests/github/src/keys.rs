@@ -27,10 +27,13 @@ impl Keys {
         Ok(Self(Mutex::new(keys)))
     }
 
-    /// One that nobody else has.
+    /// One that nobody else has. Where none is left it is made at once: on a busy machine whoever
+    /// makes the stock can take minutes.
     pub(crate) fn take(&self) -> anyhow::Result<RsaKey> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.recv().context("nobody makes keys")?
+        let stocked = keys.try_recv();
+        drop(keys);
+        stocked.unwrap_or_else(|_| RsaKey::generate())
     }
 }
 

@@ -156,9 +156,12 @@ async fn generate_jit(
             .ok_or_else(|| Refusal::invalid_field("work_folder", "is not a string"))?,
         None => "_work",
     };
-    let key = double
-        .keys
-        .take()
+    let keys = Arc::clone(&double);
+    // Making one takes a while, and others are answered meanwhile.
+    let key = tokio::task::spawn_blocking(move || keys.keys.take())
+        .await
+        .map_err(anyhow::Error::from)
+        .flatten()
         .map_err(|error| Refusal::rest(500, error.to_string()))?;
     double.change(|world| {
         let runner = world.register(wanted, key.public())?;
