@@ -95,8 +95,13 @@ pub enum Event {
         /// Their bytes.
         bytes: u64,
     },
-    /// What a job is likely to need is there.
-    Ready,
+    /// What a job is likely to need is there; the rest follows.
+    Ready {
+        /// The files that arrived by now.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
 }
 
 pub(crate) fn processors() -> usize {

@@ -148,7 +148,8 @@ impl Work<'_> {
             // Nobody else installs tools until the runner starts.
             self.unpack(&store, &stage, (&packs[..urgent], true), restored)?;
             if urgent > 0 {
-                (self.tell)(Event::Ready);
+                let Restored { files, bytes, .. } = *restored;
+                (self.tell)(Event::Ready { files, bytes });
             }
             self.unpack(&store, &stage, (&packs[urgent..], urgent == 0), restored)?;
             trees::restore_plain(self, &stage, &mut plain, (urgent == 0, restored))?;

@@ -104,15 +104,16 @@ impl Caches {
                     tracing::debug!(%unit, "restored");
                     units += 1;
                 }
-                Told::Event(Event::Ready) => {
-                    let amount = bar.amount();
-                    self.before.borrow_mut().rest = Some(tokio::spawn(finish(running, deadline)));
-                    return Restored {
+                Told::Event(Event::Ready { files, bytes }) => {
+                    let first = Restored {
                         units,
-                        files: amount.files,
-                        bytes: amount.bytes,
+                        files,
+                        bytes,
                         ..Restored::default()
                     };
+                    let rest = finish(running, first.clone(), deadline);
+                    self.before.borrow_mut().rest = Some(tokio::spawn(rest));
+                    return first;
                 }
                 Told::Event(Event::Published { .. }) => {}
                 Told::End(end) => break end,
@@ -320,14 +321,16 @@ impl Caches {
     }
 }
 
-/// Follows a restore that goes on while the runner listens; what it remembers.
-async fn finish(mut running: Running, deadline: Deadline) -> Option<File> {
+/// Follows a restore that goes on while the runner listens; what it remembers. What came `first` was
+/// told.
+async fn finish(mut running: Running, first: Restored, deadline: Deadline) -> Option<File> {
     loop {
         match running.next(deadline).await {
             Told::Progress(_) | Told::Event(_) => {}
             Told::End(end) => match end.and_then(|end| read::<Restored>(&end)) {
                 Ok(restored) => {
-                    let (units, files) = (restored.units, restored.files);
+                    let units = restored.units.saturating_sub(first.units);
+                    let files = restored.files.saturating_sub(first.files);
                     tracing::info!(units, files, problems = ?restored.problems, left_out = ?restored.left_out, "the rest of the caches is restored");
                     return running.memory().ok();
                 }
