@@ -29,6 +29,10 @@ mod job;
 mod life;
 #[path = "supervisor/listener.rs"]
 mod listener;
+#[path = "supervisor/progress.rs"]
+mod progress;
+#[path = "supervisor/rest.rs"]
+mod rest;
 #[path = "supervisor/settings.rs"]
 mod settings;
 #[path = "supervisor/shared.rs"]

@@ -95,9 +95,14 @@ impl Trial {
         self.root.join(name)
     }
 
-    /// Tells the rsync that goes this way what to do: `hang`, or an exit code.
+    /// Tells the rsync that goes this way what to do: see tests/fakes/rsync.
     pub(crate) fn rsync(&self, way: &str, fault: &str) {
         fs::write(self.path(&format!("rsync-{way}")), fault).unwrap();
+    }
+
+    /// The rsync that goes this way is the real one from now on, also one that was held.
+    pub(crate) fn let_rsync_go(&self, way: &str) {
+        fs::remove_file(self.path(&format!("rsync-{way}"))).unwrap();
     }
 
     /// The store, from now on, answers nobody who reads or writes it.
@@ -143,6 +148,15 @@ impl Trial {
     }
 
     pub(crate) fn start_with_output(&self, arguments: &[&str], stdout: Stdio) -> Supervisor {
+        let stderr = File::create(self.path("stderr")).unwrap();
+        self.start_with_streams(arguments, (stdout, stderr.into()))
+    }
+
+    pub(crate) fn start_with_streams(
+        &self,
+        arguments: &[&str],
+        (stdout, stderr): (Stdio, Stdio),
+    ) -> Supervisor {
         let mut command = Command::new(env!("CARGO_BIN_EXE_supervisor"));
         command
             .args(arguments)
@@ -150,7 +164,7 @@ impl Trial {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(stdout)
-            .stderr(File::create(self.path("stderr")).unwrap());
+            .stderr(stderr);
         let parent = nix::unistd::getpid();
         // SAFETY: system calls only.
         #[expect(unsafe_code, reason = "std has no way to bind a child's life to ours")]
