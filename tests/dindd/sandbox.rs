@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -149,6 +150,7 @@ fn start(program: &str, variables: impl Iterator<Item = String>) -> Child {
         match name {
             "WITHOUT_SYS_PTRACE" => drop_sys_ptrace(),
             "FULL_STORAGE" => fill_storage(),
+            "SILENT_MIRROR" => listen_and_be_silent(value),
             _ => {
                 command.env(name, value);
             }
@@ -176,6 +178,18 @@ fn kill_process(argument: &str) {
 fn fill_storage() {
     let flags = MsFlags::MS_REMOUNT;
     mount(None::<&str>, STORAGE, None::<&str>, flags, Some("size=2m")).unwrap();
+}
+
+/// A mirror that takes every connection and says nothing.
+fn listen_and_be_silent(address: &str) {
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            held.push(stream);
+            journal("a mirror is asked");
+        }
+    });
 }
 
 /// What this process starts from now on has it not.
