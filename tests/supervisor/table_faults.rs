@@ -38,12 +38,18 @@ const PLAIN: Fault = Fault {
     job_lock: Duration::from_hours(1),
 };
 
-/// A store that hangs keeps the phase from ending before the signal comes.
+/// What never answers keeps a last phase from ending before the signal comes.
 const SIGNAL: Fault = Fault {
-    arrange: |life, phase| {
-        if phase.about == About::Store("publish") {
-            life.trial.hang_store("publish");
+    arrange: |life, phase| match phase.about {
+        About::Store("publish") => life.trial.hang_store("publish"),
+        About::GitHub("DELETE", path) => {
+            let never = Action::NeverAnswer { effect: false };
+            life.trial.double.clear_faults();
+            life.trial
+                .double
+                .fail(Rule::on("DELETE", path, never).times(1));
         }
+        About::Store(_) | About::Docker | About::GitHub(..) | About::Listener(_) => {}
     },
     goes_on: false,
     budget: STOP_TIMEOUT,
