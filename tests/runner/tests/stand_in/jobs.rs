@@ -301,7 +301,7 @@ fn a_termination_does_not_wait_for_a_deaf_step_longer_than_its_limit() {
     assert_eq!(listener.finish().code, Some(143));
     // The scaled limit is 0.3 s; an orderly end of this step takes 10 s.
     assert!(
-        asked.elapsed() < Duration::from_secs(5),
+        asked.elapsed() < Duration::from_secs(9),
         "{:?}",
         asked.elapsed()
     );

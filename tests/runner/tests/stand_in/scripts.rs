@@ -81,7 +81,7 @@ fn a_deaf_listener_hears_only_the_other_signal() {
 fn a_grandchild_keeps_standard_output_open_after_the_end() {
     let trial = Trial::new();
     let script = Script::default()
-        .at(Phase::Listening, Act::Grandchild { seconds: 3 })
+        .at(Phase::Listening, Act::Grandchild { seconds: 6 })
         .at(Phase::Listening, Act::Exit { code: 0 });
     trial.double.script(None, script);
     let mut listener = Listener::start(trial.with_jit(&trial.jit("parent").0));
