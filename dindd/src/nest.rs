@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSliceMut, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use init::output::{self, Copying};
 use init::{Child, Children, Deadline, Exit, exit_code};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -26,8 +28,8 @@ use crate::inside::{self, Plan};
 
 /// How many of dockerd's last lines are kept for the message that it has ended.
 const KEPT_LINES: usize = 5;
-/// How long the inner half may take to arrange what dockerd sees.
-const ARRANGING: Duration = Duration::from_secs(30);
+/// How long the inner half may take to arrange what dockerd sees, in milliseconds.
+const ARRANGING: u16 = 30_000;
 /// How long the kernel may take to end a namespace whose first process was killed.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 /// How often it is seen whether containers are left.
@@ -164,7 +166,7 @@ fn start_broker(children: &Children, plan: &Plan, listener: OwnedFd) -> Result<C
 
 /// Waits until everything in there is arranged; who receives the filter's questions.
 fn receive(lifeline: &UnixStream) -> Result<Option<OwnedFd>> {
-    lifeline.set_read_timeout(Some(ARRANGING))?;
+    wait_for_word(lifeline)?;
     let mut word = [0; 16];
     let mut parts = [IoSliceMut::new(&mut word)];
     let mut space = nix::cmsg_space!(RawFd);
@@ -182,6 +184,19 @@ fn receive(lifeline: &UnixStream) -> Result<Option<OwnedFd>> {
     #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
     // SAFETY: it has just come, and nobody else knows it.
     Ok(descriptor.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// A read with a limit would end with every child that ends meanwhile (signal(7)), and some do.
+fn wait_for_word(lifeline: &UnixStream) -> Result<()> {
+    let mut lifeline = [PollFd::new(lifeline.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut lifeline, ARRANGING) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => bail!("dindd's inner half says nothing"),
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A thread has namespaces of its own until it gives them to a child; ours stay as they are.
