@@ -5,6 +5,7 @@
 //! namespaces; starts dindd; does what the test says on standard input; tells on standard output
 //! what happens; and looks, after dindd has ended, for what it has left.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -14,6 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -57,8 +59,9 @@ pub(crate) fn main() -> u8 {
     arrange();
     say("ready");
     let mut dindd = start(&program, words);
-    relay("out", dindd.stdout.take().unwrap());
-    relay("log", dindd.stderr.take().unwrap());
+    let (relaying, relayed) = channel();
+    relay("out", dindd.stdout.take().unwrap(), relaying.clone());
+    relay("log", dindd.stderr.take().unwrap(), relaying);
     let pid = Pid::from_raw(dindd.id().cast_signed());
     std::thread::spawn(move || obey(&program, pid));
     let status = wait(&mut dindd);
@@ -66,6 +69,8 @@ pub(crate) fn main() -> u8 {
     for left in left_behind() {
         say(&format!("left {left}"));
     }
+    // Both are at the end of their pipe, unless a process that is left holds it.
+    relayed.recv_timeout(UNDO).ok();
     say(END);
     0
 }
@@ -201,9 +206,14 @@ fn drop_sys_ptrace() {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Sends every line on as `kind line`.
-fn relay(kind: &'static str, from: impl std::io::Read + Send + 'static) {
+/// Sends every line on as `kind line`; drops `relaying` after the last one.
+fn relay(
+    kind: &'static str,
+    from: impl std::io::Read + Send + 'static,
+    relaying: Sender<Infallible>,
+) {
     std::thread::spawn(move || {
+        let _relaying = relaying;
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             say(&format!("{kind} {line}"));
         }
