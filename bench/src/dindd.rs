@@ -35,6 +35,8 @@ const CERTIFICATES: &str =
 
 /// What a peer may take altogether, where it waits for the same long time in each round.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Rounds of what takes a quarter of a minute each time, without `FULL`.
+const FEW: usize = 3;
 /// Files in a folder of what a job leaves.
 const FOLDER: u32 = 250;
 const MIB: f64 = 1_048_576.0;
@@ -50,7 +52,11 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
 fn starts(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
     let mut started = Vec::new();
     for at_once in [1, 4, 16] {
-        if let Some(compared) = bench.compare(start_comparison(stage, at_once))? {
+        let comparison = few(
+            start_comparison(stage, at_once),
+            at_once == 16 && !bench.full(),
+        );
+        if let Some(compared) = bench.compare(comparison)? {
             started.push((f64::from(at_once), compared));
         }
     }
@@ -81,6 +87,14 @@ fn starts(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
             .map(|(at_once, compared)| (*at_once, compared)),
     ));
     Ok(())
+}
+
+fn few(comparison: Comparison<'_>, is_long: bool) -> Comparison<'_> {
+    if is_long {
+        comparison.rounds(FEW)
+    } else {
+        comparison
+    }
 }
 
 /// All peers alone; many at once without those that would take the run's 20 minutes for themselves.
@@ -170,6 +184,7 @@ fn stops(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
             // It does not depend on the files.
             comparison = comparison.peer("bare_unix", LEAVES, measure(Kind::Bare));
         }
+        let comparison = few(comparison, files == 200_000 && !bench.full());
         if let Some(compared) = bench.compare(comparison)? {
             if files == 50_000 {
                 within_a_second(bench, &compared)?;
