@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use init::{Children, Deadline, Exit, Signals};
 use nix::sys::signal::{Signal, raise};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(180);
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");

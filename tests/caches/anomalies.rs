@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::world::{World, assert_same, children, describe, run, unit};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// So many that an rsync is at it when it is stopped.
 const FILES: usize = 1500;
 

@@ -147,7 +147,7 @@ async fn live_and_die(
             tokio::time::timeout_at(at, child.exited()).await.ok();
             child.signal_group(nix::sys::signal::Signal::SIGKILL);
         }
-        let limit = Deadline::within(Duration::from_secs(60));
+        let limit = Deadline::within(Duration::from_secs(180));
         let exit = limit.bound(child.exited()).await.unwrap();
         assert!(
             is_killed || exit.is_success(),

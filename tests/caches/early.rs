@@ -7,7 +7,7 @@ use caches::{Condition, Event, Stop, scan, watch};
 
 use crate::world::{World, empty, publish, unit};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();

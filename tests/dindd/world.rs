@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::sandbox;
 
 /// How long anything may take before a test fails.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// dindd in namespaces of its own, and everything that was told about it so far.
 pub(crate) struct World {

@@ -9,7 +9,7 @@ use ureq::http::{HeaderMap, Request};
 pub(crate) const PAT: &str = "ghp_the-operators-token";
 pub(crate) const RUNNERS: &str = "/repos/octo/hello/actions/runners";
 /// Far more than anything here takes on a busy machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn service() -> GithubDouble {
     let scope = |text: &str| text.parse().unwrap();

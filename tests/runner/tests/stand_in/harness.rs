@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub(crate) const REPOSITORY: &str = "octo/hello";
 pub(crate) const PAT: &str = "ghp_the-operators-token";
 /// Far more than anything here takes on a busy machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) struct Trial {
     pub(crate) double: GithubDouble,
