@@ -102,11 +102,8 @@ fn a_file_that_is_taken_away_while_it_is_open_is_missing_and_not_there_by_halves
     let mounted = Mounted::store(&trial, &["--fault", "read=ESTALE"]);
     let restored = command(&trial, "restore", ("mounted", "local"));
     assert_eq!(restored.code, 69, "{}", restored.log_text());
-    assert!(
-        restored.stdout.starts_with("restored 0 units, "),
-        "{}",
-        restored.stdout
-    );
+    // rsync counts a file before it has read it.
+    assert_eq!(restored.stdout, "restored 0 units, 0 files, 0 bytes\n");
     for name in ["packed", "npm"] {
         assert_eq!(
             restored.log_text().matches(name).count(),
