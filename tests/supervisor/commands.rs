@@ -129,7 +129,8 @@ fn a_supervisor_that_was_killed_is_cleaned_up_by_the_sweep() {
 #[test]
 fn health_and_metrics_are_served_on_request() {
     let mut trial = Trial::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
+    // Nobody else has ports of this address: connections from 127.0.0.1 take them at random.
+    let port = std::net::TcpListener::bind("127.0.0.2:0")
         .unwrap()
         .local_addr()
         .unwrap();

@@ -492,8 +492,8 @@ fn the_licence_for_new_relic_is_read_by_the_instance_and_for_nobody_else() {
 
 #[test]
 fn a_host_outside_ec2_is_known_by_its_machine_id() {
-    // A port that was free a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0")
+    // A port that was free a moment ago, of an address that nobody else uses.
+    let free = TcpListener::bind("127.0.0.2:0")
         .unwrap()
         .local_addr()
         .unwrap();
