@@ -33,7 +33,7 @@ const JOURNAL: &str = "/run/world/journal";
 pub(crate) const END: &str = "everything was looked at";
 
 /// How long the kernel may take to end what was killed.
-const UNDO: Duration = Duration::from_secs(5);
+const UNDO: Duration = Duration::from_secs(60);
 
 /// The programs that the test's executable stands for.
 pub(crate) const FAKES: [&str; 2] = ["dockerd", "iptables"];
