@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
@@ -113,15 +114,21 @@ fn at_once(
     entries: &[Entry<'_>],
     act: impl Fn(&Entry<'_>) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
-    let failed = Mutex::new(Ok(()));
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+    let work = || {
+        while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = act(entry) {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
+            }
+        }
+    };
     std::thread::scope(|scope| {
-        for part in entries.chunks(entries.len().div_ceil(REQUESTS).max(1)) {
-            let (failed, act) = (&failed, &act);
-            scope.spawn(move || {
-                if let Err(error) = part.iter().try_for_each(act) {
-                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
-                }
-            });
+        // A fast store has answered everything before many threads have begun.
+        for _ in 0..REQUESTS {
+            if next.load(Ordering::Relaxed) >= entries.len() {
+                break;
+            }
+            scope.spawn(work);
         }
     });
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
