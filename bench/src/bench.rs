@@ -10,7 +10,9 @@ use crate::results::{Compared, Figure, Outcome, SectionResults, State, Unit, rat
 use crate::selection::Selection;
 
 /// Rounds of a comparison; a median of fewer says little.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
+/// Rounds of what takes long each time.
+pub(crate) const FEW: usize = 3;
 
 /// What a contender does in a round: the whole work, set-up and clean-up included, and returns the
 /// cost of the part that counts.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::along::Along;
-use crate::bench::{Bench, Comparison, Measure};
+use crate::bench::{Bench, Comparison, FEW, Measure, ROUNDS};
 use crate::results::{Compared, Unit};
 use crate::sections::Section;
 
@@ -33,8 +33,9 @@ pub(crate) const SECTION: Section = Section {
 const MIB: f64 = 1_048_576.0;
 /// What a file may cost where there are many, of what it costs where there are 10,000.
 const GROWTH: f64 = 1.2;
-/// Files of the tool that is published where it is the only work, and where many publish.
-const TOOL: u32 = 2000;
+/// Files of the tool that is published where it is the only work, everyday and with `FULL`, and
+/// where many publish.
+const TOOL: [u32; 2] = [500, 2000];
 const TOOL_AT_ONCE: u32 = 200;
 /// The size of a file in KiB, except where it is what differs.
 const FILE: u32 = 4;
@@ -56,10 +57,14 @@ const RESTORED: [Point; 8] = [
     (40, 1000),
 ];
 const RESTORED_FULL: [Point; 4] = [(10, 500), (10, 1000), (10, 3000), (160, 1000)];
-const OTHERWISE: [Point; 2] = [(10, 0), (10, 1000)];
-const OTHERWISE_FULL: [Point; 2] = [(1, 0), (40, 1000)];
-/// Runners that begin together, each with a mount of its own, and the size of their cache.
-const AT_ONCE: [usize; 3] = [1, 4, 16];
+const AGAIN: [Point; 2] = [(10, 0), (40, 1000)];
+const AGAIN_FULL: [Point; 2] = [(1, 0), (10, 1000)];
+const PUBLISHED: [Point; 2] = [(10, 0), (10, 1000)];
+const PUBLISHED_FULL: [Point; 2] = [(1, 0), (40, 1000)];
+/// Runners that begin together, each with a mount of its own, and the size of their cache. What one
+/// takes to restore it is measured already.
+const RESTORE_AT_ONCE: [usize; 2] = [4, 16];
+const PUBLISH_AT_ONCE: [usize; 3] = [1, 4, 16];
 const OF_EACH: Point = (1, 1000);
 /// Sizes of files, in KiB, of which a thousand are restored.
 const LARGER: [u32; 2] = [64, 256];
@@ -108,13 +113,14 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         let more = more.iter().filter(|_| full);
         always.iter().chain(more).copied().collect()
     };
-    let otherwise = chosen(&OTHERWISE, &OTHERWISE_FULL);
+    let published = chosen(&PUBLISHED, &PUBLISHED_FULL);
+    let tool = TOOL[usize::from(full)];
     let table = [
         (Work::RestoreCold, chosen(&RESTORED, &RESTORED_FULL)),
-        (Work::RestoreAgain, otherwise.clone()),
-        (Work::PublishNothing, otherwise.clone()),
-        (Work::PublishChanged, otherwise.clone()),
-        (Work::PublishTool(TOOL), otherwise),
+        (Work::RestoreAgain, chosen(&AGAIN, &AGAIN_FULL)),
+        (Work::PublishNothing, published.clone()),
+        (Work::PublishChanged, published.clone()),
+        (Work::PublishTool(tool), published),
     ];
     let alone = table
         .into_iter()
@@ -123,13 +129,15 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         file,
         ..Cell::of(Work::RestoreCold, OF_LARGER)
     });
-    let together = [Work::RestoreCold, Work::PublishTool(TOOL_AT_ONCE)];
-    let together = together.into_iter().flat_map(|work| {
-        AT_ONCE.map(|runners| Cell {
+    let at_once = |work| {
+        move |runners| Cell {
             at_once: Some(runners),
             ..Cell::of(work, OF_EACH)
-        })
-    });
+        }
+    };
+    let restoring = RESTORE_AT_ONCE.map(at_once(Work::RestoreCold));
+    let publishing = PUBLISH_AT_ONCE.map(at_once(Work::PublishTool(TOOL_AT_ONCE)));
+    let together = restoring.into_iter().chain(publishing);
     let mut shelf = Shelf {
         memory: InMemory::mount()?,
         filled: BTreeMap::new(),
@@ -204,6 +212,15 @@ impl Cell {
         }
     }
 
+    /// Fewer for what takes a quarter of a minute each time, without `FULL`.
+    fn rounds(self, full: bool) -> usize {
+        if self.point.0 > 40 && !full {
+            FEW
+        } else {
+            ROUNDS
+        }
+    }
+
     /// What ours may cost of what the peer does, where so much is promised.
     fn promise(self, ours: Way, peer: Way) -> Option<f64> {
         let (thousands, latency) = self.point;
@@ -227,13 +244,17 @@ impl Cell {
     /// Why a peer is not measured.
     fn without(self, way: Way, full: bool) -> Option<&'static str> {
         let (thousands, latency) = self.point;
-        let long = thousands >= 10 || latency > 1000 || self.at_once.is_some();
+        let together = self.at_once.is_some();
+        let long = thousands >= 10 || latency > 1000 || self.file != FILE || together;
         match way {
             _ if full => {}
             Way::CpA if latency > 0 && long => {
                 return Some(
                     "it is slower than rsync -a on a slow store; FULL=1 measures it there",
                 );
+            }
+            Way::Fpsync if self.at_once > Some(4) => {
+                return Some("so many start thousands of processes; FULL=1 measures it there");
             }
             Way::Fpsync | Way::Rclone if thousands > 40 => {
                 return Some("it takes a minute for so many files; FULL=1 measures it there");
@@ -246,7 +267,7 @@ impl Cell {
             | Way::TarZstd
             | Way::Rclone => {}
         }
-        let several = self.at_once.is_some() && matches!(self.work, Work::PublishTool(_));
+        let several = together && matches!(self.work, Work::PublishTool(_));
         (several && way == Way::TarZstd).then_some("one archive cannot have several writers")
     }
 }
@@ -289,6 +310,7 @@ fn measure(
         cost
     });
     let mut comparison = Comparison::new(&name, cell.what(), Unit::Ms, (label(*first), ours))
+        .rounds(cell.rounds(full))
         .patience(PATIENCE[usize::from(full)]);
     for (way, peer, label) in PEERS {
         comparison = match cell.without(way, full) {

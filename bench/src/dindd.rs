@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use chain::Stage;
 use jiff::Timestamp;
 
-use crate::bench::{Bench, Comparison, Measure};
+use crate::bench::{Bench, Comparison, FEW, Measure};
 use crate::daemon::{Daemon, Kind};
 use crate::plot::{Plot, Scale};
 use crate::programs::milliseconds;
@@ -33,10 +33,8 @@ const WAITS: &str = "many at once wait for the same 16 s as one does, which is m
 const CERTIFICATES: &str =
     "48 RSA keys in each round do not fit into the run's 20 minutes; 4 at once are measured";
 
-/// What a peer may take altogether, where it waits for the same long time in each round.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Rounds of what takes a quarter of a minute each time, without `FULL`.
-const FEW: usize = 3;
+/// What a peer may take altogether where few start: one waits 16 s in each round.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Files in a folder of what a job leaves.
 const FOLDER: u32 = 250;
 const MIB: f64 = 1_048_576.0;
@@ -89,6 +87,7 @@ fn starts(bench: &mut Bench<'_>, stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Three rounds of what takes a quarter of a minute each time.
 fn few(comparison: Comparison<'_>, is_long: bool) -> Comparison<'_> {
     if is_long {
         comparison.rounds(FEW)
@@ -106,7 +105,7 @@ fn start_comparison(stage: &Stage, at_once: u32) -> Comparison<'_> {
     };
     let ours = (OURS, Box::new(measure(Kind::Dindd)) as Measure<'_>);
     let comparison = Comparison::new(format!("dindd_start_{at_once}"), what, Unit::Ms, ours)
-        .patience(if at_once == 1 {
+        .patience(if at_once < 16 {
             PATIENCE
         } else {
             Duration::MAX

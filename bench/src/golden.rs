@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use chain::Stage;
 
 use crate::along::Along;
-use crate::bench::{Bench, Comparison, Measure};
+use crate::bench::{Bench, Comparison, FEW, Measure, ROUNDS};
 use crate::daemon::{Daemon, Kind};
 use crate::plot::{Plot, Scale};
 use crate::programs::milliseconds;
@@ -30,10 +30,8 @@ pub(crate) const SECTION: Section = Section {
 /// Images of the everyday run, and those that only a full one has.
 const EVERYDAY: [usize; 2] = [1, 3];
 const LARGE: [usize; 2] = [10, 30];
-/// Rounds of what takes minutes.
-const FEW: usize = 3;
 /// A peer that has taken so long with something has no more rounds; everyday and with `FULL`.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(120)];
+const PATIENCE: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(120)];
 /// More of them take a quarter of an hour to copy, and some GiB of the volume's metadata.
 const COPIED_FILES: u64 = 1_000_000;
 /// ECS places about as many tasks on one host.
@@ -338,7 +336,7 @@ impl Golden<'_> {
     fn shared_by(&self, bench: &mut Bench<'_>, (set, store): (&Set, f64)) -> Result<()> {
         let caches = Along::default();
         let disk = bench.compare(self.space(set, &caches))?;
-        let cache = bench.compare(cached(set, &caches))?;
+        let cache = bench.compare(cached((set, self.full), &caches))?;
         if let Some(disk) = &disk {
             extra_figure(bench, disk, store)?;
         }
@@ -374,7 +372,7 @@ impl Golden<'_> {
             .peer("no_images", "no images", measure(Way::Nothing, TASKS))
             .peer(ONE_TASK.0, ONE_TASK.1, measure(Way::GoldenOfHost, 1));
         let (_, name, label) = PEERS[2];
-        match too_many_copies(set) {
+        match too_many_copies(set, self.full) {
             Some(why) => comparison.not_run(name, label, &why),
             None => comparison.peer(name, label, measure(Way::Reflink, TASKS)),
         }
@@ -404,13 +402,13 @@ impl Golden<'_> {
 }
 
 /// The same rounds: how much more the kernel has in memory.
-fn cached(set: &Set, caches: &Along<(Way, usize)>) -> Comparison<'static> {
+fn cached((set, full): (&Set, bool), caches: &Along<(Way, usize)>) -> Comparison<'static> {
     let what = shared_what(set, "growth of the page cache");
     let ours = (OURS_OF_HOST, caches.of((Way::GoldenOfHost, TASKS)));
     let comparison = Comparison::measured("golden_shared_cache", what, Unit::Bytes, ours)
         .peer_measured(ONE_TASK.0, ONE_TASK.1, caches.of((Way::GoldenOfHost, 1)));
     let (_, name, label) = PEERS[2];
-    match too_many_copies(set) {
+    match too_many_copies(set, full) {
         Some(why) => comparison.not_run(name, label, &why),
         None => comparison.peer_measured(name, label, caches.of((Way::Reflink, TASKS))),
     }
@@ -421,13 +419,16 @@ fn shared_what(set: &Set, what: &str) -> String {
     format!("{TASKS} tasks, each has read its last image: {what}; {set}")
 }
 
-fn too_many_copies(set: &Set) -> Option<String> {
+fn too_many_copies(set: &Set, full: bool) -> Option<String> {
+    if !full {
+        return Some("sixteen copies take a minute; FULL=1 makes them".to_owned());
+    }
     let files = set.files * TASKS as u64;
     (files > COPIED_FILES).then(|| format!("{TASKS} copies are {files} files"))
 }
 
 fn rounds(count: usize) -> usize {
-    if LARGE.contains(&count) { FEW } else { 5 }
+    if LARGE.contains(&count) { FEW } else { ROUNDS }
 }
 
 /// What golden tasks take beyond the peer that is listed first, tasks without images: at most a

@@ -13,8 +13,8 @@ pub struct Section {
     pub run: fn(&mut Bench<'_>) -> Result<()>,
 }
 
-/// Together at most 20 minutes on two cores, without `FULL`: cache 10, golden 3, dindd 3, supervisor 1,
-/// task 2, sizes and instructions 1.
+/// Together at most 20 minutes on two cores, without `FULL`: cache 9, golden 3, dindd 5, supervisor 1,
+/// task 1.5, sizes and instructions half of one.
 pub const SECTIONS: &[Section] = &[
     crate::cache::SECTION,
     crate::golden::SECTION,

@@ -3,7 +3,7 @@
 use super::slow::SLOTS;
 use super::stores::Work;
 use super::ways::Way;
-use super::{Cell, Measured, OF_LARGER, TOOL, TOOL_AT_ONCE};
+use super::{Cell, Measured, OF_EACH, OF_LARGER, TOOL, TOOL_AT_ONCE};
 use crate::bench::Bench;
 use crate::plot::{Plot, Scale};
 use crate::results::Compared;
@@ -119,7 +119,7 @@ fn again(bench: &mut Bench<'_>, all: &[Measured]) {
         ("publish, 1 % has changed", Work::PublishChanged, Way::Loose),
         (
             "publish, one new tool",
-            Work::PublishTool(TOOL),
+            Work::PublishTool(TOOL[usize::from(bench.full())]),
             Way::Sealed,
         ),
     ];
@@ -163,7 +163,8 @@ fn at_once(bench: &mut Bench<'_>, all: &[Measured]) {
             .iter()
             .filter(|one| one.cell.work == work && one.ours == Way::Sealed);
         let lines = measured.filter_map(|one| {
-            let runners = u32::try_from(one.cell.at_once?).ok()?;
+            let alone = (one.cell == Cell::of(work, OF_EACH)).then_some(1);
+            let runners = u32::try_from(one.cell.at_once.or(alone)?).ok()?;
             Some((f64::from(runners), &one.compared))
         });
         let lines: Vec<(f64, &Compared)> = lines.collect();
