@@ -33,8 +33,8 @@ pub(crate) const SECTION: Section = Section {
 const MIB: f64 = 1_048_576.0;
 /// What a file may cost where there are many, of what it costs where there are 10,000.
 const GROWTH: f64 = 1.2;
-/// Files of the tool that is published where it is the only work, everyday and with `FULL`, and
-/// where many publish.
+/// Files of the tool that is published where it is the only work, to a small store and to one of
+/// 40,000 files; and where many publish.
 const TOOL: [u32; 2] = [500, 2000];
 const TOOL_AT_ONCE: u32 = 200;
 /// The size of a file in KiB, except where it is what differs.
@@ -114,17 +114,19 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         always.iter().chain(more).copied().collect()
     };
     let published = chosen(&PUBLISHED, &PUBLISHED_FULL);
-    let tool = TOOL[usize::from(full)];
     let table = [
         (Work::RestoreCold, chosen(&RESTORED, &RESTORED_FULL)),
         (Work::RestoreAgain, chosen(&AGAIN, &AGAIN_FULL)),
         (Work::PublishNothing, published.clone()),
         (Work::PublishChanged, published.clone()),
-        (Work::PublishTool(tool), published),
     ];
     let alone = table
         .into_iter()
         .flat_map(|(work, points)| points.into_iter().map(move |point| Cell::of(work, point)));
+    let tools = published.into_iter().map(|point| {
+        let files = TOOL[usize::from(point.0 >= 40)];
+        Cell::of(Work::PublishTool(files), point)
+    });
     let larger = LARGER.map(|file| Cell {
         file,
         ..Cell::of(Work::RestoreCold, OF_LARGER)
@@ -142,7 +144,7 @@ fn run(bench: &mut Bench<'_>) -> Result<()> {
         memory: InMemory::mount()?,
         filled: BTreeMap::new(),
     };
-    for cell in alone.chain(larger).chain(together) {
+    for cell in alone.chain(tools).chain(larger).chain(together) {
         measure(bench, (cell, &mut shelf), &mut all)?;
     }
     growth(bench, &all)?;
