@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use futures_util::future::try_join_all;
 use init::{Children, Deadline};
 
 use crate::config::{Caches, Docker, Runner};
@@ -54,46 +55,60 @@ pub(crate) async fn fill_externals(
         return Ok(None);
     }
     let owner = user.owner();
-    let mut all = Copied::default();
-    let entries = fs::read_dir(&from).with_context(|| format!("cannot read {}", from.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
-        let place = to.join(entry.file_name());
-        if place.exists() {
-            continue;
-        }
-        // Under another name first: what has its name is complete.
-        let mut name = OsString::from(".copying-");
-        name.push(entry.file_name());
-        let copy = Copy {
-            from: entry.path(),
-            to: &to.join(name),
-            owner: owner.clone(),
-        };
-        match copy.run(children, deadline).await {
-            Outcome::Complete(copied) => all.add(copied),
-            Outcome::Partial(reason) | Outcome::Failed(reason) => {
-                bail!(
-                    "cannot copy {} to {}: {reason}",
-                    entry.path().display(),
-                    to.display()
-                )
-            }
-        }
-        // rsync puts a directory into the destination, and a file in its place.
-        let copied = copy.to.join(entry.file_name());
-        let made = if entry.path().is_dir() {
-            &copied
-        } else {
-            copy.to
-        };
-        fs::rename(made, &place).with_context(|| format!("cannot move {}", made.display()))?;
-        if copy.to.is_dir() {
-            fs::remove_dir(copy.to)
-                .with_context(|| format!("cannot remove {}", copy.to.display()))?;
+    let cannot = || format!("cannot read {}", from.display());
+    let mut copies = Vec::new();
+    for entry in fs::read_dir(&from).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        if !to.join(entry.file_name()).exists() {
+            copies.push(copy_whole(
+                entry,
+                &to,
+                (owner.as_deref(), children, deadline),
+            ));
         }
     }
+    // At the same time: each rsync sleeps a while before it ends.
+    let mut all = Copied::default();
+    for copied in try_join_all(copies).await? {
+        all.add(copied);
+    }
     Ok(Some(all))
+}
+
+/// Copies under another name first: what has its name is complete.
+async fn copy_whole(
+    entry: fs::DirEntry,
+    to: &Path,
+    (owner, children, deadline): (Option<&str>, &Children, Deadline),
+) -> anyhow::Result<Copied> {
+    let mut name = OsString::from(".copying-");
+    name.push(entry.file_name());
+    let copy = Copy {
+        from: entry.path(),
+        to: &to.join(name),
+        owner: owner.map(str::to_owned),
+    };
+    let copied = match copy.run(children, deadline).await {
+        Outcome::Complete(copied) => copied,
+        Outcome::Partial(reason) | Outcome::Failed(reason) => bail!(
+            "cannot copy {} to {}: {reason}",
+            entry.path().display(),
+            to.display()
+        ),
+    };
+    // rsync puts a directory into the destination, and a file in its place.
+    let inside = copy.to.join(entry.file_name());
+    let made = if entry.path().is_dir() {
+        &inside
+    } else {
+        copy.to
+    };
+    let place = to.join(entry.file_name());
+    fs::rename(made, &place).with_context(|| format!("cannot move {}", made.display()))?;
+    if copy.to.is_dir() {
+        fs::remove_dir(copy.to).with_context(|| format!("cannot remove {}", copy.to.display()))?;
+    }
+    Ok(copied)
 }
 
 /// Whether the daemon sees the same directories at the same paths.
