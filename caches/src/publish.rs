@@ -77,8 +77,12 @@ impl Published {
     /// Counts a unit that is new in the store, or would be.
     pub fn count(&mut self, unit: &Unit, files: u64, bytes: u64) {
         self.units.push(unit.to_string());
-        self.files += files;
-        self.bytes += bytes;
+        self.add(Copied { files, bytes });
+    }
+
+    fn add(&mut self, copied: Copied) {
+        self.files += copied.files;
+        self.bytes += copied.bytes;
     }
 }
 
@@ -172,9 +176,7 @@ impl Work<'_> {
                 Some(store) => store,
                 None => {
                     for changed in &changed {
-                        let Copied { files, bytes } = amount(changed.entries());
-                        published.files += files;
-                        published.bytes += bytes;
+                        published.add(amount(changed.entries()));
                     }
                     return self.report(new, published);
                 }
@@ -335,9 +337,7 @@ impl Work<'_> {
             (count + 1, bytes + entry.meta().size)
         });
         if self.condition.dry_run {
-            let Copied { files, bytes } = amount(changed.entries());
-            published.files += files;
-            published.bytes += bytes;
+            published.add(amount(changed.entries()));
             return Ok(());
         }
         if changed.entries().next().is_none() {
@@ -375,8 +375,7 @@ impl Work<'_> {
         finish_directories(&place, changed)?;
         for outcome in &outcomes {
             if let rsync::Outcome::Complete(copied) = outcome {
-                published.files += copied.files;
-                published.bytes += copied.bytes;
+                published.add(*copied);
             }
         }
         first_failure(outcomes).map_or(Ok(()), Err)?;
